@@ -12,13 +12,14 @@ growth, but with this file it ignores its flags for batching, warm-up and sessio
 https://github.com/tensorflow/serving). The embedded server has the flags --enable_tf32, --enable_deterministic_gpu and
 --gpu_memory_growth.
 
-https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html#tf32_override
+https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html
 https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/common_runtime/gpu/gpu_bfc_allocator.cc
 https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -81,11 +82,13 @@ def visible_devices(server: ServerSettings) -> dict[str, str]:
         return {}
     if isinstance(gpus, tuple):
         return {VISIBLE: ",".join(_named(gpus))}
-    visible, wanted = visible_gpus(), 1 if gpus == "all" else gpus
+    parts = [name for name in map(str.strip, os.environ.get(VISIBLE, "").split(",")) if name.startswith(_MIG)]
+    whole = () if parts else visible_gpus()
+    visible, wanted = parts or [gpu.uuid for gpu in whole], 1 if gpus == "all" else gpus
     if len(visible) < wanted:
         some = f"{wanted} visible GPUs" if wanted > 1 else "a visible GPU"
-        raise GpuError(f"got {gpus}, expected {some}. {_listed(visible)}")
-    return {} if gpus == "all" else {VISIBLE: ",".join(gpu.uuid for gpu in visible[:wanted])}
+        raise GpuError(f"got {gpus}, expected {some}. {_listed(whole) if not parts else f'{VISIBLE} has {parts}'}")
+    return {} if gpus == "all" else {VISIBLE: ",".join(visible[:wanted])}
 
 
 def _named(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,13 @@ from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST, WARMUP
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.serving import threads
-from tfserving.serving.batching_lint import parameter_problems, warmup_problems
+from tfserving.serving.batching_lint import (
+    BATCHING_PARAMETERS,
+    OWN_BATCHING,
+    own_problems,
+    parameter_problems,
+    warmup_problems,
+)
 from tfserving.serving.config import in_container, models_config
 from tfserving.serving.devices import fleet_device
 from tfserving.serving.docker.image_names import is_embedded, version_in, with_gpus
@@ -31,9 +37,6 @@ SERVER_BYTES = 350 << 20
 # with 36 and 64.
 FEWEST_THREADS = 64
 _LARGEST_PEM = 1 << 20
-# With this flag TensorFlow Serving batches only versions that have this file.
-OWN_BATCHING = "enable_per_model_batching_parameters"
-BATCHING_PARAMETERS = "batching_params.pbtxt"
 
 
 def problems(
@@ -53,7 +56,7 @@ def problems(
     if gpu is None:
         gpu = fleet_device(fleet, "docker" if container else engine) in ("gpu", "gpu-tf32")
     embedded = engine == "embedded" or (container and is_embedded(fleet.server.image_name))
-    found = settings_problems(fleet, gpu=gpu)
+    found = settings_problems(fleet, gpu=gpu, embedded=embedded)
     for name in names:
         found += _model(fleet, name, before_export, cold=gpu and not embedded)
     if fleet.server.batching and not embedded:
@@ -66,12 +69,13 @@ def problems(
     return found
 
 
-def settings_problems(fleet: Fleet, *, gpu: bool | None = None) -> list[Problem]:
+def settings_problems(fleet: Fleet, *, gpu: bool | None = None, embedded: bool = False) -> list[Problem]:
     """Return the problems of `server:`, which don't depend on versions. `gpu`: see `problems`."""
     server = fleet.server
     found = list(_threads(server))
     if server.batching:
-        found += parameter_problems(server.batching, gpu=bool(server.gpus) if gpu is None else gpu)
+        gpu = bool(server.gpus) if gpu is None else gpu
+        found += parameter_problems("server.batching", server.batching, gpu=gpu, embedded=embedded)
     if server.tls:
         found += tls_problems(server.tls, "server.tls")
     return found
@@ -121,9 +125,10 @@ def _model(fleet: Fleet, name: str, before_export: bool, *, cold: bool) -> Itera
         if not warmup.is_file():
             text = f"version {version} has no warm-up requests, so its first requests are slow. Exported versions have"
             yield Problem(where, f"{text} some", warning=True)
-        elif (batching := fleet.server.batching) and not fleet.server.flags.get(OWN_BATCHING):
+        elif batching := fleet.server.batching:
             path = folder / str(version)
-            yield from warmup_problems(where, version, path, batching, _without_batch(path), gpu=cold)
+            check = own_problems if fleet.server.flags.get(OWN_BATCHING) else warmup_problems
+            yield from check(where, version, path, batching, _without_batch(path), gpu=cold)
 
 
 def _unbatched(fleet: Fleet, names: tuple[str, ...], *, warning: bool) -> Iterator[Problem]:

@@ -44,10 +44,13 @@ def config(
 ) -> None:
     """Print or check the server configuration.
 
-    The configuration is files and flags generated from models.yaml. A private
-    key is left out.
+    The configuration is files, flags and variables generated from models.yaml.
+    A private key is left out.
     """
     from tfserving.serving.config import container_config, on_host, server_config
+    from tfserving.serving.docker.container import environment
+    from tfserving.serving.engines import EngineError
+    from tfserving.serving.gpu_environment import GpuError, gpu_environment, visible_devices
     from tfserving.serving.gpu_lint import missing_gpus
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
@@ -71,15 +74,22 @@ def config(
         if local:
             places = on_host(read, port, rest_port, config_folder(read, "native", port))
             made = server_config(read, names, places, embedded=False)
+            try:
+                variables = {**gpu_environment(read.server, embedded=False), **visible_devices(read.server)}
+            except GpuError as error:
+                raise EngineError(f"server.gpus: {error}") from None
         else:
             made = container_config(read, names)
+            variables = environment(read.server)
     files = {name: _without_key(text) for name, text in made.files.items()}
     if as_json:
-        click.echo(json.dumps({"files": files, "flags": made.flags}, indent=2))
+        click.echo(json.dumps({"files": files, "flags": made.flags, "environment": variables}, indent=2))
         return
     for name, text in files.items():
         click.echo(f"# {name}\n{text}")
     click.echo("# flags\n" + "\n".join(made.flags))
+    if variables:
+        click.echo("\n# environment\n" + "\n".join(f"{name}={value}" for name, value in variables.items()))
 
 
 def _without_key(text: str) -> str:

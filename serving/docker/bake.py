@@ -103,7 +103,7 @@ def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
     # Nothing in an image changes, so the server doesn't poll.
     flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
-    serve = _serve_script(fleet, flags)
+    serve = serve_script(fleet, flags)
     texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
     texts.update({f"config/{name}": text for name, text in config.files.items()})
     with tarfile.open(fileobj=into, mode="w") as tar:
@@ -122,7 +122,7 @@ def _environment(fleet: Fleet) -> dict[str, str]:
     return gpu_environment(fleet.server, embedded=is_embedded(fleet.server.image_name))
 
 
-def _serve_script(fleet: Fleet, flags: list[str]) -> str:
+def serve_script(fleet: Fleet, flags: list[str]) -> str:
     """Return the image's entry point; arguments of `docker run` follow the image's own flags."""
     embedded = is_embedded(fleet.server.image_name)
     program = [*entry_point(in_container(), embedded=embedded), *flags]

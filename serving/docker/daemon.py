@@ -67,14 +67,23 @@ def explained(what: str) -> Iterator[None]:
 
 def _in_words(text: str) -> str:
     """Return an engine's error, and what it means if that isn't clear."""
-    if "capabilities: [[gpu]]" in text:
+    # The last one is of engines that find GPUs by CDI: https://github.com/moby/moby.
+    if any(sign in text for sign in ("capabilities: [[gpu]]", "discover GPU vendor from CDI")):
         return (
             "the engine has no GPU support. Install NVIDIA's driver and the NVIDIA Container Toolkit "
             f"(`nvidia-ctk runtime configure`), or remove server.gpus ({text})"
         )
+    # Errors of https://github.com/NVIDIA/libnvidia-container.
+    if "unsatisfied condition: cuda" in text:
+        return (
+            "NVIDIA's driver is too old for the CUDA release of the image. Install a newer one, or set server.image to "
+            f"an older release ({text})"
+        )
+    if any(sign in text for sign in ("nvml error", "libnvidia-ml.so", "driver not loaded")):
+        return f"NVIDIA's driver does not work on the engine's machine. Run `nvidia-smi` there ({text})"
     if "executable file not found" in text:
         return f"its command was not found. Check that the image contains TensorFlow Serving ({text})"
-    if "nvidia-container-cli" in text and "device" in text:
+    if ("nvidia-container-cli" in text and "device" in text) or "unresolvable CDI devices" in text:
         return f"a GPU of server.gpus does not exist. `nvidia-smi -L` lists the GPUs ({text})"
     if "port is already allocated" in text or "address already in use" in text:
         return f"{text}. Use --port and --rest-port to choose others"

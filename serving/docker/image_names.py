@@ -41,7 +41,7 @@ def with_gpus(image: str) -> str | None:
     tag, _ = tag_and_digest(image)
     if not tag or "gpu" in tag or not (is_embedded(image) or re.match(r"(docker\.io/)?tensorflow/serving:", image)):
         return None
-    return f"{image.partition('@')[0]}-gpu"
+    return f"{image.partition('@')[0]}{GPU_SUFFIX}"
 
 
 def tag_and_digest(image: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from tfserving.serving.docker.image_names import GPU_SUFFIX
 from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.errors import shown
 
@@ -267,4 +268,4 @@ class ServerSettings(Strict):
     @property
     def image_name(self) -> str:
         """The image, or its default."""
-        return self.image or (f"{IMAGE}-gpu" if self.gpus else IMAGE)
+        return self.image or (f"{IMAGE}{GPU_SUFFIX}" if self.gpus else IMAGE)

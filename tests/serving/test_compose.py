@@ -95,6 +95,24 @@ def test_gpus_are_reserved(tmp_path: Path) -> None:
         (said,) = server["deploy"]["resources"]["reservations"]["devices"]
         assert said == {"driver": "nvidia", "capabilities": ["gpu"], **device}
         assert server["image"] == "tensorflow/serving:2.21.0-gpu"
+        assert server["environment"] == {
+            "NVIDIA_TF32_OVERRIDE": "0",
+            "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        }
+
+
+def test_how_exactly_and_repeatably_a_gpu_computes_is_in_the_services_environment(tmp_path: Path) -> None:
+    server = "tf32: true, deterministic: true, gpu_memory_growth: true"
+    assert services(plan(tmp_path, server=server))["server"]["environment"] == {
+        "TF_CUDNN_USE_AUTOTUNE": "0",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+    # The embedded server has flags.
+    embedded = services(plan(tmp_path, server=f"{server}, image: 'serving-embedded:2.21.0-gpu'"))["server"]
+    assert "environment" not in embedded
+    assert {"--enable_tf32=true", "--enable_deterministic_gpu=true", "--gpu_memory_growth=true"} <= {
+        *embedded["command"]
+    }
 
 
 @pytest.mark.usefixtures("authority")

@@ -287,6 +287,8 @@ def test_the_command_prints_files_and_flags_without_the_key(tmp_path: Path, auth
     assert "# flags\n--port=8500\n" in done.stdout
     said = json.loads(command(tmp_path, "config", "--json").stdout)
     assert list(said["files"]) == ["models.config", "health.sh", "serve.sh", "monitoring.config", "ssl.config"]
+    assert said["environment"] == {"NVIDIA_TF32_OVERRIDE": "0"}
+    assert done.stdout.endswith("\n# environment\nNVIDIA_TF32_OVERRIDE=0\n")
     for text in (done.stdout, said["files"]["ssl.config"]):
         assert "server_cert" in text
         assert authority.text("server.key").splitlines()[1] not in text

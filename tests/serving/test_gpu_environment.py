@@ -102,6 +102,15 @@ def test_a_number_selects_among_those_that_are_visible(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_a_part_of_a_gpu_that_is_visible_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-5e6f")
+    assert visible_devices(settings(gpus=1)) == {"CUDA_VISIBLE_DEVICES": "MIG-5e6f"}
+    assert visible_devices(settings(gpus="all")) == {}
+    with pytest.raises(GpuError, match=r"expected 2 visible GPUs. CUDA_VISIBLE_DEVICES has \['MIG-5e6f'\]"):
+        visible_devices(settings(gpus=2))
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_a_name_that_is_no_gpu_is_an_error_that_lists_them() -> None:
     with pytest.raises(GpuError) as caught:
         visible_devices(settings(gpus=[0, 7]))

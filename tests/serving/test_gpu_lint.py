@@ -84,9 +84,34 @@ def test_without_a_gpu_each_size_costs_the_same(tmp_path: Path) -> None:
 def test_any_size_is_slow_again_and_again(tmp_path: Path) -> None:
     (said,) = texts(found(tmp_path, "gpus: all, batching: {allowed_batch_sizes: []}", (1,)))
     assert said == (
-        f"server.batching: batches have any size, and on a GPU each new size is slow once: {COST}. Remove "
-        "allowed_batch_sizes to use powers of two, or list sizes"
+        f"server.batching: batches have any size, and on a GPU each new size is slow once: {COST}. List sizes in "
+        "allowed_batch_sizes. Without this key, server.batching has powers of two"
     )
+
+
+def test_the_embedded_server_uses_sizes_in_any_case(tmp_path: Path) -> None:
+    server = "gpus: 1, batching: {allowed_batch_sizes: []}, image: 'serving-embedded:2.21.0-gpu'"
+    assert found(tmp_path, server, (1,)) == []
+
+
+def test_a_version_with_parameters_of_its_own_is_checked_with_them(tmp_path: Path) -> None:
+    """With that flag TensorFlow Serving batches no others. The toolkit doesn't complete such a file."""
+    server = "gpus: 1, batching: {}, flags: {enable_per_model_batching_parameters: true}"
+    assert found(tmp_path, server, (1,)) == []
+    own = tmp_path / "models/digits/1/batching_params.pbtxt"
+    own.write_text("max_batch_size { value: 2 } allowed_batch_sizes: 1 allowed_batch_sizes: 2")
+    (said,) = texts(found(tmp_path, server, (1,)))
+    assert said.startswith("models.digits: version 1 has no warm-up request for batches of 2 rows")
+    assert found(tmp_path, server, (1, 2)) == []
+    (problem,) = found(tmp_path, server, (1, 2, 3))
+    assert problem.text == "version 1 has a warm-up request of 3 rows, but max_batch_size is 2. Raise it"
+    own.write_text("max_batch_size { value: 2 }")
+    (said,) = texts(found(tmp_path, server, (1,)))
+    assert said.startswith("models.digits: batching_params.pbtxt of version 1: batches have any size")
+    own.write_text("max_batch_size { value: none }")
+    (problem,) = found(tmp_path, server, (1,))
+    assert "Invalid protobuf file" in problem.text
+    assert not problem.warning
 
 
 def test_more_than_two_threads_make_small_batches(tmp_path: Path) -> None:

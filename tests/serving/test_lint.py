@@ -108,7 +108,7 @@ def test_a_warm_up_request_must_fit_a_batch(tmp_path: Path) -> None:
     write_records(warmup, [log.SerializeToString()])
     (problem,) = problems(read, ("digits",))
     assert str(problem) == (
-        "models.digits: version 3 has a warm-up request of 17 rows, but server.batching.max_batch_size is 16. Raise it"
+        "models.digits: version 3 has a warm-up request of 17 rows, but max_batch_size is 16. Raise it"
     )
     # It is the limit of a request, split or not: ValidateBatchTaskQueueCapacity in shared_batch_scheduler.h.
     assert "has a warm-up request of 17 rows" in errors(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import platform
+import runpy
 from collections.abc import Iterator
-from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def gpu(file: Path) -> Finding:
     gpus, lacking = all_gpus(), _lacking(file)
     processes = gpu_processes() if gpus else ()
     visible = {one.uuid for one in (visible_gpus() if VISIBLE in os.environ else gpus)}
-    reason = _unusable_by_tensorflow()
+    reason = _unusable_by_tensorflow() if gpus else None
     data = {
         "gpus": [_as_json(one, one.uuid in visible) for one in gpus],
         "processes": [
@@ -74,16 +74,20 @@ def _as_json(one: Gpu, visible: bool) -> dict[str, Any]:
 
 
 def _unusable_by_tensorflow() -> str | None:
-    """Return why TensorFlow here can't use a GPU, and what to do; None if it can."""
-    if platform.machine() != "x86_64":
+    """Return why TensorFlow here can't use a GPU, and what to do; None if it can, as far as its libraries show."""
+    from tfserving.serving.embedded.gpu.libraries import missing_libraries
+
+    spec = find_spec("tensorflow")
+    version = package_version("tensorflow")
+    if version is None or spec is None or spec.origin is None:
+        instead = "tensorflow-cpu is installed" if package_version("tensorflow-cpu") else "it is not installed"
+        return f"{instead}. Make an environment with {how_to_install('all')} and tensorflow[and-cuda]"
+    # The import of TensorFlow would take seconds.
+    build = runpy.run_path(str(Path(spec.origin).parent / "python/platform/build_info.py"))["build_info"]
+    if not build.get("is_cuda_build"):
         return f"its package for {platform.machine()} has no GPU support"
-    if package_version("tensorflow-cpu"):
-        return f"tensorflow-cpu is installed. Make an environment with {how_to_install('all')} and tensorflow[and-cuda]"
-    if not package_version("tensorflow"):
-        return f"it is not installed. Install with {how_to_install('all')} and tensorflow[and-cuda]"
-    wheels = any(one.name.startswith("nvidia-cudnn") for one in distributions() if one.name)
-    if not wheels and ctypes.util.find_library("cudnn") is None:
-        return "NVIDIA's libraries are missing. Install `tensorflow[and-cuda]`, of the same version"
+    if missing := missing_libraries(build):
+        return f"{', '.join(missing)} can't be loaded. Install `tensorflow[and-cuda]=={version}`"
     return None
 
 

@@ -10,8 +10,9 @@ from tfserving.foundation.devices import Device, device_kind
 from tfserving.serving.embedded.flags import Flags
 
 AMPERE = 8
-# NVIDIA's libraries then never use TF32, whatever a program sets:
-# https://docs.nvidia.com/cuda/cublas/index.html#tensor-core-usage
+# With 0 NVIDIA's libraries never use TF32, whatever a program sets. TensorFlow's own setting covers its calls of cuBLAS
+# and cuDNN; this covers calls that other code makes, such as an operation from a plugin.
+# https://developer.nvidia.com/blog/accelerating-ai-training-with-tf32-tensor-cores/
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 # 0: cuDNN's algorithms are chosen by rule, so they are the same in each process. They are measured otherwise, and two
 # measurements can differ.

@@ -12,7 +12,7 @@ from typing import Any
 from tfserving.foundation.gpus import Gpu
 
 # The libraries that TensorFlow loads, by the version of CUDA that it is built for. It uses no GPU if one is missing.
-# https://github.com/tensorflow/tensorflow/blob/v2.21.0/third_party/xla/xla/tsl/platform/default/dso_loader.cc
+# https://www.tensorflow.org/install/source#gpu has the versions of CUDA and cuDNN.
 _OF_CUDA = {
     "12": ("cudart.so.12", "cublas.so.12", "cublasLt.so.12", "cufft.so.11", "cusolver.so.11", "cusparse.so.12"),
 }

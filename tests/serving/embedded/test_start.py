@@ -217,7 +217,7 @@ def test_ports_open_only_when_the_models_are_there(start: Start, models: Path, e
     assert not opened_early
     assert server.output.endswith(
         f"serving: gRPC on 127.0.0.1:{server.grpc_port} (pygrpc-native), REST on 127.0.0.1:{server.rest_port}; "
-        "models: scale 2\n"
+        "models: scale 2; device: CPU\n"
     )
 
 

@@ -108,7 +108,7 @@ def test_a_drain_under_load_loses_no_request_and_the_server_says_what_it_does(
         f"info: loading model 'scale' version 2 from {models}/scale/2",
         "info: model 'scale' version 2 is available",
         f"info: serving: gRPC on 127.0.0.1:{server.grpc_port} ({carrier}), REST on 127.0.0.1:{server.rest_port}; "
-        "models: scale 2",
+        "models: scale 2; device: CPU",
         "info: draining: completing requests in flight, for at most 60 s (--drain_seconds)",
         "info: model 'scale' version 2 is unloaded",
         "info: stopped",
