@@ -143,15 +143,16 @@ class Lab:
         if time.monotonic() > self._deadline:
             self.record.skip(name, what, "the time of the run was over")
             return
-        self._until = min(self._deadline, time.monotonic() + seconds)
+        # A test of the script may run on a busy machine; only the time of the run limits it.
+        self._until = self._deadline if self.tiny else min(self._deadline, time.monotonic() + seconds)
         self.record.run(name, what, function)
 
     def remaining(self, most: float = float("inf")) -> float:
         """Return the seconds that the running check may still wait, at most `most`. Raises Skipped when none are."""
-        left = min(most, self._until - time.monotonic())
+        left = self._until - time.monotonic()
         if left <= 0:
             raise SkippedError("its time was over")
-        return left
+        return left if self.tiny else min(most, left)
 
     def start(self, words: Sequence[str], name: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a process that ends with the lab. `name` is that of the files of its streams."""
