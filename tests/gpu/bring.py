@@ -157,11 +157,12 @@ def _files(site: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
     for top in sorted(site.iterdir()):
         if top.name.startswith(left_out):
             continue
-        for folder, folders, names in os.walk(top) if top.is_dir() else [(site, [], [top.name])]:
+        if not top.is_dir():
+            yield top
+            continue
+        for folder, folders, names in os.walk(top):
             folders[:] = sorted({*folders} - {"__pycache__", "include", "tests"})
-            for name in sorted(names):
-                if not name.endswith(SUFFIXES):
-                    yield Path(folder) / name
+            yield from (Path(folder) / name for name in sorted(names) if not name.endswith(SUFFIXES))
 
 
 def _write_part(job: tuple[Path, int, Path]) -> str:
