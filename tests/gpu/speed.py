@@ -60,7 +60,7 @@ class Speed:
             folders = {model: self._exports.folder(model) for model in self._exports.wait(models)}
         except SkippedError:
             return
-        self._servers[name] = self._lab.server(f"speed-{name}", folders, *flags)
+        self._servers[name] = self._lab.server(f"speed-{name}", folders, *flags, kept=True)
 
     def in_process(self) -> None:
         """The same versions without a server, loaded as the server loads them."""
