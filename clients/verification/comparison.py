@@ -59,11 +59,8 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Return a row for each output, and for each signature that failed."""
         tolerances = self._tolerances
-        empty = Row(
-            *(self._model, self._server.client.protocol, self._version),
-            device=tolerances.device,
-            tolerances=tolerances.source,
-        )
+        protocol = self._server.client.protocol
+        empty = Row(self._model, protocol, self._version, device=tolerances.device, tolerances=tolerances.source)
         found = [
             row_of(
                 replace(empty, signature=signature, output=output, hint=self._hints.get((signature, output), "")),

@@ -1,4 +1,4 @@
-"""Labels that differ because two classes have as good as equal scores.
+"""Labels that differ because two classes have nearly equal scores.
 
 A model computes scores and returns the label of the best one. Where the two best golden scores are closer than the
 tolerance, a server whose scores are right may return the other label. That is no error: it is a near tie.
@@ -35,8 +35,12 @@ def judged(
     labels, found = _Labels(served[name], golden[name]), False
     # Scores can be infinite.
     with np.errstate(invalid="ignore", over="ignore"):
-        for other, scores, of_class in _scores(name, served, golden, tolerance):
+        for other, of_class in _scores(name, served, golden):
             found = True
+            allowed = tolerance(golden[other])
+            if allowed is None:
+                continue
+            scores = _Scores(served[other], golden[other], allowed)
             text = labels.flipped(scores) if of_class else labels.reordered(scores)
             if text:
                 return replace(difference, verdict="near tie", reason=f"{text} in output {other!r}")
@@ -142,10 +146,8 @@ class _Labels:
         )
 
 
-def _scores(
-    name: str, served: Mapping[str, Array], golden: Mapping[str, Array], tolerance: ToleranceOf
-) -> Iterator[tuple[str, _Scores, bool]]:
-    """Return the outputs that may be the scores of the labels in output `name`.
+def _scores(name: str, served: Mapping[str, Array], golden: Mapping[str, Array]) -> Iterator[tuple[str, bool]]:
+    """Return the names of outputs that may be the scores of the labels in output `name`.
 
     The flag tells whether they have a score for each class, or one for each label.
     """
@@ -153,14 +155,13 @@ def _scores(
     for other, scores in golden.items():
         if not is_float(scores) or other not in served or not _comparable(served[other], scores):
             continue
-        allowed = tolerance(scores)
-        if allowed is None or scores.ndim < 1 or scores.shape[-1] < 2:  # noqa: PLR2004 - a tie is of two
+        if scores.ndim < 1 or scores.shape[-1] < 2:  # noqa: PLR2004 - a tie is of two
             continue
         rows = scores.shape[:-1]
         if shape in (rows, (*rows, 1)):
-            yield other, _Scores(served[other], scores, allowed), True
+            yield other, True
         elif shape == scores.shape and scores.ndim > 1:
-            yield other, _Scores(served[other], scores, allowed), False
+            yield other, False
 
 
 def _comparable(served: Array, golden: Array) -> bool:

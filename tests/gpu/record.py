@@ -102,9 +102,9 @@ class Record:
         self._finished = True
         self.save()
 
-    def of(self, outcome: Outcome) -> list[str]:
-        """Return the names of the checks with this outcome."""
-        return [result.name for result in self.results if result.outcome == outcome]
+    def of(self, *outcomes: Outcome) -> list[str]:
+        """Return the names of the checks with one of these outcomes."""
+        return [result.name for result in self.results if result.outcome in outcomes]
 
     def save(self) -> None:
         """Write the file."""

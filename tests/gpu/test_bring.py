@@ -77,6 +77,17 @@ def test_what_is_unpacked_works(library: Path, tmp_path: Path, monkeypatch: pyte
     assert not [*target.rglob("*.tar")]
 
 
+def test_packages_that_only_the_development_needs_stay_here(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name in ("uv/cli.py", "uv-0.9.dist-info/METADATA", "uvloop/loop.py", "uvloop/loop.pyi", "uvloop/tests/test.py"):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text("x = 1\n")
+    bring.pack(site, tmp_path / "parts", 90)
+    bring.unpack(tmp_path / "parts", tmp_path / "there")
+    found = {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert found == {"uvloop/loop.py"}
+
+
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_a_damaged_part_is_named(tmp_path: Path, damage: str) -> None:
     site, parts = tmp_path / "site", tmp_path / "parts"

@@ -26,7 +26,7 @@ def test_the_picture_can_be_drawn_again(tmp_path: Path) -> None:
 
 
 def test_the_goals_name_the_checks_that_would_show_them() -> None:
-    named = {*re.findall(r"`((?:memory|proof|speed)\.\w+)`", TEXT)}
+    named = {*re.findall(r"`((?:machine|memory|proof|speed)\.\w+)`", TEXT)}
     assert len(named) > 10
     assert named <= {*CHECKS}
 

@@ -27,7 +27,7 @@ def checks_of(path: Path) -> dict[str, dict[str, Any]]:
 def run_script(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.gpu", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=580)
 
 
 @pytest.fixture
@@ -64,12 +64,21 @@ def test_every_check_is_a_method_that_tells_what_it_shows() -> None:
         assert getattr(PARTS[part], method).__doc__, name
 
 
+@pytest.mark.timeout(600)
 def test_the_steps_run_on_a_cpu_and_leave_a_whole_file(tmp_path: Path) -> None:
     """Exports, servers, verification, load and the speed in process, all of them real, of one tiny model."""
-    steps = ("memory.growth", "proof.export_all", "proof.verify", "speed.start", "speed.in_process", "speed.served")
+    steps = (
+        "machine.device",
+        "memory.growth",
+        "proof.export_all",
+        "proof.verify",
+        "speed.start",
+        "speed.in_process",
+        "speed.served",
+    )
     chosen = [word for step in steps for word in ("--only", step)]
     out, work = tmp_path / "out.json", tmp_path / "work"
-    done = run_script(str(out), "--on-cpu", "--model", "encoder", *chosen, "--work", str(work), "--minutes", "4")
+    done = run_script(str(out), "--on-cpu", "--model", "encoder", *chosen, "--work", str(work), "--minutes", "9")
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(out.read_text())
     assert (content["finished"], content["on_gpu"], content["skipped"]) == (True, False, [])
@@ -80,6 +89,7 @@ def test_the_steps_run_on_a_cpu_and_leave_a_whole_file(tmp_path: Path) -> None:
     assert {check["outcome"] for check in found.values()} == {"unjudged"}
     assert {claim["holds"] for check in found.values() for claim in check["claims"]} == {None}
     figures = {name: check["figures"] for name, check in found.items()}
+    assert figures["machine.device"]["tensorflow"]["product"] == 8
     assert "serving: " in figures["memory.growth"]["start_line"]
     assert figures["proof.export_all"]["exported_on_gpu"]["encoder"]["status"] == "exported"
     for device in ("cpu", "gpu"):
@@ -117,9 +127,30 @@ def test_a_check_that_fails_does_not_stop_the_others(record: Record, tmp_path: P
     assert found["second"]["claims"] == [{"text": "it is small", "measured": 7, "holds": False}]
 
 
-def test_checks_without_time_are_named_as_skipped(record: Record, tmp_path: Path) -> None:
+def test_a_server_ends_with_its_check_unless_it_is_kept(record: Record, tmp_path: Path) -> None:
     lab = Lab(tmp_path, record, minutes=1, tiny=True)
-    lab.check("slow", 0.2, lambda: lab.tool("--help") and lab.tool("--help") and None)
+    servers = []
+    lab.check("starts", 60, lambda: servers.extend([lab.server("a", {}), lab.server("b", {}, kept=True)]))
+    assert servers[0].process.process.returncode is not None
+    assert servers[1].process.process.returncode is None
+    lab.close()
+    assert servers[1].process.process.returncode is not None
+
+
+def test_a_check_with_a_reason_is_skipped(record: Record, tmp_path: Path) -> None:
+    lab = Lab(tmp_path, record, minutes=1, tiny=True)
+    lab.check("late", 60, lambda: pytest.fail("it ran"), "TensorFlow does not compute on the GPU")
+    assert checks_of(tmp_path / "out.json")["late"]["reason"] == "TensorFlow does not compute on the GPU"
+
+
+def test_checks_without_time_are_named_as_skipped(record: Record, tmp_path: Path) -> None:
+    lab = Lab(tmp_path, record, minutes=1, tiny=False)
+
+    def slow() -> None:
+        for _ in range(2):
+            lab.tool("--help")
+
+    lab.check("slow", 0.2, slow)
     late = Lab(tmp_path, record, minutes=0, tiny=True)
     late.check("late", 60, lambda: pytest.fail("it ran"))
     content = json.loads((tmp_path / "out.json").read_text())

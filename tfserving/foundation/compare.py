@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 
-# A near tie: a label that differs because the scores of two classes are as good as equal.
+# A near tie: a label that differs because the scores of two classes are nearly equal.
 Verdict = Literal["equal", "within tolerance", "near tie", "different", "failed"]
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -129,17 +129,17 @@ def test_near_ties_match_and_are_named_in_the_outcome_and_the_page(server: Serve
 def test_the_tolerances_are_those_of_the_device_that_the_server_names(server: Server, tmp_path: Path) -> None:
     model = without_the_label(server, tmp_path)
     with naming_both(server, "gpu-tf32") as addresses:
-        report = verify([model], **addresses, settings=Settings(fleet_device="cpu"))
+        report = verify([model], grpc=addresses["grpc"], rest=addresses["rest"], settings=Settings(fleet_device="cpu"))
         assert report.ok, report.sentence()
         assert report.tolerances == ("gpu-tf32, the device that the server names; that of models.yaml is cpu",)
         # A given device weighs more.
-        assert not verify([model], **addresses, settings=Settings(device="cpu")).ok
+        assert not verify([model], grpc=addresses["grpc"], rest=addresses["rest"], settings=Settings(device="cpu")).ok
     fleet: Device = "gpu-tf32"
     with naming_both(server, "") as addresses:
-        silent = verify([model], **addresses, settings=Settings(fleet_device=fleet))
+        silent = verify([model], grpc=addresses["grpc"], rest=addresses["rest"], settings=Settings(fleet_device=fleet))
         assert silent.ok
         assert silent.tolerances == ("gpu-tf32, the device of `server` in models.yaml",)
-        assumed = verify([model], **addresses)
+        assumed = verify([model], grpc=addresses["grpc"], rest=addresses["rest"])
         assert assumed.tolerances == ("cpu, since the server names no device",)
         assert assumed.hints == (TF32_HINT,)
 
