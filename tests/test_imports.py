@@ -135,8 +135,8 @@ def test_a_rooms_extra_brings_what_it_imports(room: str) -> None:
 
 
 def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
-    """What the library imports is numpy, grpcio, protobuf, an HTTP and a JSON library, and the element types."""
-    allowed = {"tfserving", "anyio", "google", "grpc", "httpcore2", "ml_dtypes", "numpy", "orjson"}
+    """What the library imports is numpy, grpcio, protobuf, an HTTP and a JSON library, element types, and checksums."""
+    allowed = {"tfserving", "anyio", "google", "google_crc32c", "grpc", "httpcore2", "ml_dtypes", "numpy", "orjson"}
     allowed |= sys.stdlib_module_names
     library = {"async_client", "client", "inputs", "results", "errors", "calls", "steps", "wire", "address"}
     library |= {"grpc_calls", "grpc_transport", "rest_calls", "rest_transport", "rest_json"}
