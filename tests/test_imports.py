@@ -34,6 +34,7 @@ EMBEDDED = (
     "command_line",
     "tls",
     "observability",
+    "gpu",
     "core",
     "grpc",
     "rest",

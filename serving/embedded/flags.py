@@ -109,8 +109,8 @@ class ServingFlags:
     xla_gpu_compilation_enabled: Annotated[
         bool,
         click.BOOL,
-        "Allow versions that XLA compiles on a GPU. This server always allows them; TensorFlow Serving requires the "
-        "flag.",
+        "Serve versions of `tfserving export build --xla` on a GPU. This server serves them without the flag; "
+        "TensorFlow Serving requires it.",
     ] = False
     mixed_precision: Annotated[
         str | None,
@@ -297,7 +297,7 @@ NO_EFFECT: dict[str, tuple[click.ParamType[Any], str]] = {
     "num_tflite_interpreters_per_pool": (click.INT, "this server has no TensorFlow Lite"),
     "num_tflite_pools": (click.INT, "this server has no TensorFlow Lite"),
     "skip_initialize_tpu": (click.BOOL, "this server uses no TPU"),
-    "xla_cpu_compilation_enabled": (click.BOOL, "use `tfserving export build --xla` instead"),
+    "xla_cpu_compilation_enabled": (click.BOOL, "versions of `tfserving export build --xla` are served without it"),
     "platform_config_file": (_PATH, "batching and sessions have their own flags"),
     "thread_pool_factory_config_file": (_PATH, "a request runs in the thread that serves it"),
 }

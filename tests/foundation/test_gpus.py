@@ -34,12 +34,12 @@ def test_a_gpu_has_its_name_its_memory_and_its_driver(driver: Driver) -> None:
 )
 def test_a_driver_that_fails_lists_nothing(driver: Driver, script: str) -> None:
     driver.runs(script)
-    assert all_gpus() == visible_gpus() == gpu_processes() == ()
+    assert (all_gpus(), visible_gpus(), gpu_processes()) == ((), (), ())
 
 
 @pytest.mark.usefixtures("driver")
 def test_without_a_driver_there_is_no_gpu() -> None:
-    assert all_gpus() == visible_gpus() == gpu_processes() == ()
+    assert (all_gpus(), visible_gpus(), gpu_processes()) == ((), (), ())
 
 
 def test_a_driver_that_hangs_is_given_up(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

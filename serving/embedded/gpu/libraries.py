@@ -41,8 +41,8 @@ def _reason(build: Mapping[str, Any], driver: str) -> str:
 
 def missing_libraries(build: Mapping[str, Any]) -> list[str]:
     """Returns the libraries that a TensorFlow of this build requires, and that can't be loaded."""
-    major = str(build.get("cuda_version", "")).partition(".")[0]
-    wanted = [*_OF_CUDA.get(major, ()), f"cudnn.so.{str(build.get('cudnn_version', '')).partition('.')[0]}"]
+    cuda, cudnn = (str(build.get(f"{name}_version", "")).partition(".")[0] for name in ("cuda", "cudnn"))
+    wanted = [*_OF_CUDA.get(cuda, ()), *([f"cudnn.so.{cudnn}"] if cudnn else [])]
     return [f"lib{name}" for name in wanted if not _loads(f"lib{name}")]
 
 

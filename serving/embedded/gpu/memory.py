@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 
 from tfserving.foundation.gpus import Gpu, GpuProcess, gibibytes, gpu_processes, visible_gpus
@@ -69,7 +70,9 @@ class GpuMemory:
             if due:
                 self._logged = monotonic()
         if due:
-            threading.Thread(target=self._log, name="gpu-memory", daemon=True).start()
+            # The system may have no more threads.
+            with suppress(RuntimeError):
+                threading.Thread(target=self._log, name="gpu-memory", daemon=True).start()
         return "the GPU has too little free memory for this request. Send fewer rows at a time"
 
     def lacks(self, text: str) -> bool:
@@ -86,7 +89,7 @@ class GpuMemory:
         )
 
     def _log(self) -> None:
-        log.warning("requests fail because a GPU has no free memory: %s", self.describe())
+        log.warning("a run failed for lack of GPU memory: %s", self.describe())
 
 
 # The memory of this process's GPUs. A process begins without one.

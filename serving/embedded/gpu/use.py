@@ -19,7 +19,9 @@ def use(flags: Flags, config: bytes, found: tuple[FoundGpu, ...], place: Place) 
     """
     share = share_of(flags, config, len(found), place)
     listed = visible_gpus()
-    warnings = warnings_of(flags, share, found, several=place.of > 1)
+    places = (Place(number, place.of) for number in range(place.of))
+    used = {gpu for other in places if (its := share_of(flags, config, len(found), other)) for gpu in its.gpus}
+    warnings = warnings_of(flags, share, unused=[gpu for gpu in range(len(found)) if gpu not in used])
     if share is None:
         return Used(warnings=((unusable(listed),) if listed else ()) + warnings)
     pairs = matched(found, listed)

@@ -87,25 +87,19 @@ def memory_of(share: Share) -> str:
 def warnings_of(
     flags: Flags,
     share: Share | None,
-    found: Sequence[FoundGpu],
-    *,
-    several: bool = False,
+    unused: Sequence[int] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> tuple[str, ...]:
-    """Returns warnings about flags without effect and GPUs that no process uses.
-
-    With `several` the server has several processes.
-    """
+    """Returns warnings about flags without effect, and about the GPUs `unused`, which no process uses."""
     if share is None:
         given = [f"--{name}" for name in _ONLY_GPU if getattr(flags, name) not in (None, False, 0)]
         return (f"{', '.join(given)}: no effect, because no GPU is used",) if given else ()
     warnings = []
-    unused = [number for number in range(len(found)) if number not in share.gpus]
-    if unused and not several:
+    if unused:
         numbers = ", ".join(map(str, unused))
         warnings.append(
-            f"GPU {numbers} {'is' if len(unused) == 1 else 'are'} not used: one process uses one GPU. Set "
-            f"--workers={len(found)} for a process on each, or CUDA_VISIBLE_DEVICES to choose one"
+            f"GPU {numbers} {'is' if len(unused) == 1 else 'are'} not used: each process uses one GPU. Set "
+            f"--workers={flags.workers + len(unused)} for a process on each, or CUDA_VISIBLE_DEVICES to choose"
         )
     forced = environment.get(FORCED)
     if flags.gpu_memory_growth is not None and forced in {"true", "false"} and share.grows != flags.gpu_memory_growth:

@@ -184,7 +184,7 @@ class ServingProcess:
         try:
             return self._load_warm(model, version, path, runtime)
         except RequestError as error:
-            raise memory.gpu_memory.explained(error) from error
+            raise memory.gpu_memory.explained(error) from None
 
     def _load_warm(self, model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         flags = self._plan.flags

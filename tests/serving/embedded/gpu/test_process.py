@@ -17,7 +17,7 @@ from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.gpu import memory
 from tfserving.serving.embedded.gpu.found import FoundGpu, find_gpus
 from tfserving.serving.embedded.gpu.memory import GpuMemory
-from tfserving.serving.embedded.gpu.sessions import Place
+from tfserving.serving.embedded.gpu.sessions import ALONE, Place
 from tfserving.serving.embedded.processes import process, serving_process
 from tfserving.serving.embedded.processes.plan import read_plan
 from tfserving.serving.embedded.processes.serving_process import ServingProcess
@@ -38,15 +38,16 @@ def _left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     gc.unfreeze()
 
 
-def serving(models: Path, place: Place = Place(), **flags: Any) -> ServingProcess:  # noqa: B008 - it has no state
+def serving(models: Path, place: Place = ALONE, **flags: Any) -> ServingProcess:
     return ServingProcess(read_plan(Flags(model_base_path=f"{models}/scale", **flags)), place=place)
 
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_tf32_is_off_unless_a_flag_turns_it_on(models: Path, enabled: bool) -> None:
+    assert not Flags.enable_tf32
     from tensorflow.python.framework.config import tensor_float_32_execution_enabled
 
-    serving(models, **({"enable_tf32": True} if enabled else {}))
+    serving(models, enable_tf32=enabled)
     assert tensor_float_32_execution_enabled() is enabled
 
 

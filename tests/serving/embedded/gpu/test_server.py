@@ -48,7 +48,9 @@ def pretend(prepared: ModelServer, models: Path, tmp_path: Path) -> Iterator[Pre
 
 def grpc_device(ask: Asker, method: str, request: Any) -> str | None:
     """The device in the initial metadata of a gRPC response."""
-    call = ask.channel.unary_unary(f"/tensorflow.serving.{method}", request_serializer=type(request).SerializeToString)
+    call: Any = ask.channel.unary_unary(
+        f"/tensorflow.serving.{method}", request_serializer=type(request).SerializeToString
+    )
     _, done = call.with_call(request, timeout=60)
     return {str(key): str(value) for key, value in done.initial_metadata()}.get(KEY)
 
@@ -123,7 +125,7 @@ def test_one_process_with_tf32_on_the_first_of_two_gpus(driver: Driver, pretend:
     driver.lists(EMPTY.format(0, 0), EMPTY.format(1, 1))
     server = pretend("--enable_tf32", "--per_process_gpu_memory_fraction=0.25", gpus=2).ready()
     assert "device: NVIDIA H200 (GPU 0 of 2), 140.4 GiB, 25 % allocated at the first load; TF32 on" in server.output
-    assert "warning: GPU 1 is not used: one process uses one GPU. Set --workers=2" in server.output
+    assert "warning: GPU 1 is not used: each process uses one GPU. Set --workers=2" in server.output
     assert devices(Asker(server), "default") == named("gpu-tf32")
 
 

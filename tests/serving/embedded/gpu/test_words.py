@@ -103,28 +103,27 @@ def test_flags_for_a_gpu_have_no_effect_without_one() -> None:
         enable_tf32=True,
         enable_deterministic_gpu=True,
     )
-    assert warnings_of(flags, None, ()) == (
+    assert warnings_of(flags, None) == (
         "--per_process_gpu_memory_fraction, --gpu_memory_growth, --xla_gpu_compilation_enabled, --enable_tf32, "
         "--enable_deterministic_gpu: no effect, because no GPU is used",
     )
     # What they turn off doesn't exist there. bfloat16 is for the CPU.
-    assert warnings_of(Flags(gpu_memory_growth=False, mixed_precision="bfloat16"), None, ()) == ()
-    assert warnings_of(flags, Share((0,), 0.5), (H200,), environment={}) == ()
+    assert warnings_of(Flags(gpu_memory_growth=False, mixed_precision="bfloat16"), None) == ()
+    assert warnings_of(flags, Share((0,), 0.5), environment={}) == ()
 
 
-def test_gpus_that_one_process_does_not_use_are_named() -> None:
-    (warning,) = warnings_of(Flags(), Share((0,)), (H200, H200), environment={})
-    assert warning.startswith("GPU 1 is not used: one process uses one GPU. Set --workers=2 for a process on each")
-    (warning,) = warnings_of(Flags(), Share((1,)), (H200,) * 3, environment={})
-    assert warning.startswith("GPU 0, 2 are not used")
-    assert warnings_of(Flags(), Share((0,)), (H200, H200), several=True, environment={}) == ()
+def test_gpus_that_no_process_uses_are_named() -> None:
+    (warning,) = warnings_of(Flags(), Share((0,)), [1], environment={})
+    assert warning.startswith("GPU 1 is not used: each process uses one GPU. Set --workers=2 for a process on each")
+    (warning,) = warnings_of(Flags(workers=2), Share((1,)), [0, 2], environment={})
+    assert warning.startswith("GPU 0, 2 are not used: each process uses one GPU. Set --workers=4")
 
 
 def test_a_flag_that_the_environment_overrides_is_named() -> None:
     flags = Flags(gpu_memory_growth=True)
-    (warning,) = warnings_of(flags, Share((0,), grows=False), (H200,), environment={FORCED: "false"})
+    (warning,) = warnings_of(flags, Share((0,), grows=False), environment={FORCED: "false"})
     assert warning.startswith(f"--gpu_memory_growth=true has no effect, because {FORCED}=false is set")
-    assert warnings_of(flags, Share((0,)), (H200,), environment={FORCED: "true"}) == ()
+    assert warnings_of(flags, Share((0,)), environment={FORCED: "true"}) == ()
 
 
 def test_a_gpu_is_the_one_that_the_driver_lists_at_its_place() -> None:

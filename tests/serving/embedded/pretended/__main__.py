@@ -26,13 +26,13 @@ def main() -> None:
     sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith(PRETEND)]
     os.environ["PATH"] = pretended["path"]
     gpus = tuple(FoundGpu(name, tuple(capability)) for name, capability in pretended["gpus"])
-    process.find_gpus = lambda: gpus
+    process.find_gpus = lambda: gpus  # type: ignore[attr-defined]
     if text := pretended.get("fails"):
 
         def load(*_: object) -> None:
             raise RequestError(Code.INTERNAL, text)
 
-        serving_process.load = load  # type: ignore[assignment]
+        serving_process.load = load  # type: ignore[assignment, attr-defined]
     embedded.main()
 
 
