@@ -25,7 +25,7 @@ from tfserving.clients.tune import (
     running_server,
     search,
 )
-from tfserving.serving.embedded.core.batching import read_parameters
+from tfserving.serving.embedded.core.batch_parameters import read_parameters
 
 pytestmark = UNDER_LOAD
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))

@@ -1,12 +1,17 @@
 """Batching: requests that wait at the same time run as one.
 
-    request ──► its queue ──► a thread is free: the request leads. It takes the requests that wait with it, runs them,
-                    │         hands the thread to the next queue that has requests, and gives each request its rows
-                    └───────► none is free: it waits until it has its result, or becomes the leader
+    request ──► the last batch of its queue ──► its rows are copied there ──► it waits for its result, or to lead
+                 │ the batch is new, and a thread is free
+                 └───────────────────────────────────────────────────────► it leads at once
+
+    lead: wait for the batch timeout ──► close the batch ──► run ──► hand the thread to the next queue ──► the results
 
 A request that is alone leads at once, in its own thread, without extra cost. A queue holds requests of one version, one
 signature and one set of shapes, so they can be concatenated. When a batch fails, each of its requests runs once more
 alone, so no client gets the error of another. Refusals have TensorFlow Serving's texts.
+
+A GPU runs one batch at a time, and a small one takes almost as long as a large one. There the scheduler `fills`: while a
+batch of a queue runs, the next one of that queue starts only when it is full.
 """
 
 from __future__ import annotations
@@ -15,64 +20,107 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
-from tfserving.serving.config_messages import read_message
+from tfserving.serving.embedded.core.batch_memory import Memory, row_bytes
+from tfserving.serving.embedded.core.batch_parameters import Parameters
 from tfserving.serving.embedded.core.deadline import deadline, too_late
 from tfserving.serving.embedded.core.pool import step_aside, step_back
-from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
-OWN_PARAMETERS = "batching_params.pbtxt"
 Execute = Callable[[Sequence[Array]], list[Array]]
 
-
-@dataclass(frozen=True)
-class Parameters:
-    """How requests are batched, with the names of BatchingParameters.
-
-    https://github.com/tensorflow/serving/blob/r2.20/tensorflow_serving/batching/README.md
-    """
-
-    max_batch_size: int = 1000
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 10
-    allowed_batch_sizes: tuple[int, ...] = ()
-    pad_variable_length_inputs: bool = False
-    # The rows of one run, when larger requests are split. None: they are not.
-    max_execution_batch_size: int | None = None
+# Rows of at least this size are copied when they arrive, by their own threads. The leader concatenates smaller ones.
+LARGE_ROW_BYTES = 16 << 10
+# A batch has memory from the start unless it could take more than this.
+MOST_BATCH_BYTES = 256 << 20
+# Batches from this size on are concatenated in memory that is reused.
+LARGE_BATCH_BYTES = 1 << 20
 
 
-@dataclass(eq=False)
 class _Ticket:
-    """A waiting request. `event` is set when it has its result, or when it becomes the leader."""
+    """A waiting request. `woken` is released when it has its result, or when it is `called` to lead."""
 
-    arrays: Sequence[Array]
-    rows: int
-    execute: Execute
-    # Its deadline, in seconds of time.monotonic.
-    until: float | None = field(default_factory=lambda: deadline.until)
-    since: float = field(default_factory=time.monotonic)
-    event: threading.Event = field(default_factory=threading.Event)
-    outputs: list[Array] | None = None
-    error: RequestError | None = None
+    __slots__ = ("arrays", "called", "copied", "error", "outputs", "place", "rows", "since", "until", "woken")
+
+    def __init__(self, arrays: Sequence[Array], rows: int) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        # Its first row in the batch.
+        self.place = 0
+        self.copied = False
+        # Its deadline, in seconds of time.monotonic.
+        self.until = deadline.until
+        self.since = time.monotonic()
+        self.woken = threading.Lock()
+        self.woken.acquire()
+        self.called = False
+        self.outputs: list[Array] | None = None
+        self.error: RequestError | None = None
+
+
+class _Batch:
+    """Requests that run together. `memory` has an array for each input, into which they copy their rows."""
+
+    __slots__ = ("closed", "copied", "copying", "execute", "filled", "full", "memory", "rows", "tickets")
+
+    def __init__(self, execute: Execute) -> None:
+        self.execute = execute
+        self.tickets: list[_Ticket] = []
+        self.rows = 0
+        # No more requests fit. The leader that waits for this has set `filled`.
+        self.full = False
+        self.filled: threading.Event | None = None
+        # No more requests may join. The leader that waits for the `copying` requests has set `copied`.
+        self.closed = False
+        self.memory: list[Array] | None = None
+        self.copying = 0
+        self.copied: threading.Event | None = None
+
+    def fill(self) -> None:
+        """Marks it as full."""
+        self.full = True
+        if self.filled is not None:
+            self.filled.set()
+
+
+class _Queue:
+    """The batches of one key that are not closed; only the last one takes requests."""
+
+    __slots__ = ("batches", "key", "rows", "running")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.batches: deque[_Batch] = deque()
+        self.rows = 0
+        # The number of its closed batches that are not complete.
+        self.running = 0
 
 
 class Scheduler:
-    """Runs up to `threads` batches at a time. With `aside` requests that wait step aside in their pool."""
+    """Runs up to `threads` batches at a time. With `aside` requests that wait step aside in their pool.
 
-    def __init__(self, threads: int, *, aside: bool = False) -> None:
+    With `fills` a queue has several batches running only when they are full.
+    """
+
+    def __init__(self, threads: int, *, aside: bool = False, fills: bool = False) -> None:
         self._free = threads
         self._aside = aside
-        self._changed = threading.Condition()
-        self._queues: dict[Hashable, deque[_Ticket]] = {}
-        # The queues without a leader, in turn.
-        self._waiting: deque[Hashable] = deque()
+        self._fills = fills
+        self._lock = threading.Lock()
+        self._queues: dict[Hashable, _Queue] = {}
+        # The queues whose first batch has no leader, in turn.
+        self._waiting: deque[_Queue] = deque()
+        self._memory = Memory()
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests in batches that are not closed."""
+        with self._lock:
+            return sum(len(batch.tickets) for queue in self._queues.values() for batch in queue.batches)
 
     def run(self, key: Hashable, arrays: Sequence[Array], execute: Execute, parameters: Parameters) -> list[Array]:
         """Runs `execute` on `arrays`, possibly together with other requests of the same `key` and shapes.
@@ -96,141 +144,261 @@ class Scheduler:
             ]
             return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
         key = (key, _shapes(arrays, padded=parameters.pad_variable_length_inputs))
-        ticket = _Ticket(arrays, rows, execute)
-        if not self._enter(key, ticket, parameters):
-            self._wait(key, ticket)
-        if ticket.outputs is None and ticket.error is None:
-            self._lead(key, ticket, parameters)
+        ticket = _Ticket(arrays, rows)
+        queue, batch = self._enter(key, ticket, execute, parameters)
+        if not ticket.called:
+            if batch.memory is not None:
+                self._copy(batch, ticket)
+            self._wait(queue, batch, ticket)
+        if ticket.called:
+            self._lead(queue, batch, ticket, parameters)
         if ticket.error is not None:
             raise ticket.error
         assert ticket.outputs is not None
         return ticket.outputs
 
-    def _enter(self, key: Hashable, ticket: _Ticket, parameters: Parameters) -> bool:
-        """Adds `ticket` to its queue; returns whether it leads. Raises RequestError UNAVAILABLE when that is full."""
-        with self._changed:
-            queue = self._queues.setdefault(key, deque())
-            batches = -(-sum(other.rows for other in queue) // parameters.max_batch_size)
-            if batches >= parameters.max_enqueued_batches and queue:
+    def _enter(
+        self, key: Hashable, ticket: _Ticket, execute: Execute, parameters: Parameters
+    ) -> tuple[_Queue, _Batch]:
+        """Adds `ticket` to a batch, and calls it to lead if it can. Raises RequestError UNAVAILABLE when that is full."""
+        with self._lock:
+            queue = self._queues.get(key) or self._queues.setdefault(key, _Queue(key))
+            batches = -(-queue.rows // parameters.max_batch_size)
+            if batches >= parameters.max_enqueued_batches and queue.batches:
                 text = (
                     "The batch scheduling queue to which this task was submitted is full; currently "
                     f"{batches} batches enqueued and max_enqueued_batches is {parameters.max_enqueued_batches}"
                 )
                 raise RequestError(Code.UNAVAILABLE, text)
-            queue.append(ticket)
-            self._changed.notify_all()
-            if self._free and len(queue) == 1:
-                self._free -= 1
-                return True
-            if len(queue) == 1:
-                self._waiting.append(key)
-            return False
+            batch = queue.batches[-1] if queue.batches else None
+            if batch is not None and batch.rows + ticket.rows > parameters.largest:
+                batch.fill()
+                batch = None
+            if batch is None:
+                batch = _Batch(execute)
+                queue.batches.append(batch)
+                if len(queue.batches) == 1:
+                    self._waiting.append(queue)
+            ticket.place = batch.rows
+            batch.tickets.append(ticket)
+            batch.rows += ticket.rows
+            queue.rows += ticket.rows
+            if batch.rows >= parameters.largest:
+                batch.fill()
+            if self._free and self._waiting:
+                self._call_leaders()
+            if not ticket.called and _copied_early(ticket, parameters):
+                if batch.memory is None:
+                    batch.memory = self._memory.arrays(ticket.arrays, _capacity(parameters))
+                batch.copying += 1
+            return queue, batch
 
-    def _wait(self, key: Hashable, ticket: _Ticket) -> None:
-        """Waits until `ticket` has its result, or becomes the leader. Raises RequestError DEADLINE_EXCEEDED."""
+    def _call_leaders(self) -> None:
+        """Gives the free threads to batches that can start; called with the lock held."""
+        for _ in range(len(self._waiting)):
+            if not self._free:
+                return
+            queue = self._waiting.popleft()
+            batch = queue.batches[0]
+            if self._fills and queue.running and not batch.full:
+                self._waiting.append(queue)
+                continue
+            self._free -= 1
+            leader = batch.tickets[0]
+            leader.called = True
+            leader.woken.release()
+
+    def _copy(self, batch: _Batch, ticket: _Ticket) -> None:
+        """Copies the rows of `ticket`. numpy does that without Python's lock."""
+        assert batch.memory is not None
+        _copy_rows(batch.memory, ticket)
+        with self._lock:
+            batch.copying -= 1
+            if not batch.copying and batch.copied is not None:
+                batch.copied.set()
+
+    def _wait(self, queue: _Queue, batch: _Batch, ticket: _Ticket) -> None:
+        """Waits until `ticket` has its result, or is called to lead. Raises RequestError DEADLINE_EXCEEDED."""
         if self._aside:
             step_aside()
         try:
-            in_time = ticket.event.wait(None if ticket.until is None else max(0.0, ticket.until - time.monotonic()))
+            left = -1 if ticket.until is None else max(0.0, ticket.until - time.monotonic())
+            in_time = ticket.woken.acquire(timeout=min(left, threading.TIMEOUT_MAX))
         finally:
             if self._aside:
                 step_back()
         if in_time:
             return
-        with self._changed:
-            if ticket.event.is_set():
+        with self._lock:
+            if ticket.called:
                 return
-            queue = self._queues.get(key)
-            if queue is not None and ticket in queue:
-                queue.remove(ticket)
-                if not queue:
-                    del self._queues[key]
-                    if key in self._waiting:
-                        self._waiting.remove(key)
+            if not batch.closed:
+                self._remove(queue, batch, ticket)
         raise too_late()
 
-    def _lead(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> None:
-        """Runs the next batch of the queue `key`, `leader` first, and hands the thread on."""
-        batch = [leader]
+    def _remove(self, queue: _Queue, batch: _Batch, ticket: _Ticket) -> None:
+        """Removes a request from a batch that is not closed; called with the lock held."""
+        batch.tickets.remove(ticket)
+        queue.rows -= ticket.rows
+        if batch.memory is None:
+            batch.rows -= ticket.rows
+        # Otherwise its rows stay where they are, and their results are ignored.
+        if batch.tickets:
+            return
+        first = queue.batches[0] is batch
+        queue.batches.remove(batch)
+        if first and not queue.batches:
+            self._waiting.remove(queue)
+            self._forget(queue)
+
+    def _forget(self, queue: _Queue) -> None:
+        """Deletes a queue without batches; called with the lock held."""
+        if not queue.batches and not queue.running and self._queues.get(queue.key) is queue:
+            del self._queues[queue.key]
+
+    def _lead(self, queue: _Queue, batch: _Batch, leader: _Ticket, parameters: Parameters) -> None:
+        """Runs `batch`, and hands the thread on."""
+        outputs = None
+        closed = time.monotonic()
         try:
-            batch = self._take(key, leader, parameters)
-            _run(batch, parameters)
+            self._close(queue, batch, leader, parameters)
+            closed = time.monotonic()
+            outputs = _run(batch, self._memory, parameters)
         finally:
-            self._hand_on()
-            for ticket in batch:
-                if ticket.outputs is None and ticket.error is None:
+            batch.memory = None
+            self._hand_on(queue, batch)
+            for ticket in batch.tickets:
+                if outputs is not None:
+                    ticket.outputs = _part(outputs, ticket)
+                elif ticket.outputs is None and ticket.error is None:
                     ticket.error = RequestError(Code.INTERNAL, "the batch of this request did not complete")
-                ticket.event.set()
+                if ticket is not leader:
+                    ticket.woken.release()
+                metrics.QUEUING_LATENCY.observe((closed - ticket.since) * 1e6)
 
-    def _take(self, key: Hashable, leader: _Ticket, parameters: Parameters) -> list[_Ticket]:
-        """Returns the tickets of the next batch, when it is full or the leader has waited for the batch timeout."""
-        most = min(parameters.max_batch_size, parameters.max_execution_batch_size or parameters.max_batch_size)
-        until = leader.since + parameters.batch_timeout_micros / 1e6
-        with self._changed:
-            queue = self._queues[key]
-            while sum(ticket.rows for ticket in queue) < most and (left := until - time.monotonic()) > 0:
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
-            batch: list[_Ticket] = []
-            rows = 0
-            while queue and rows + queue[0].rows <= most:
-                rows += queue[0].rows
-                batch.append(queue.popleft())
-            if queue:
-                # The first ticket that is left leads, at once or when it is this queue's turn.
-                if self._free:
-                    self._free -= 1
-                    queue[0].event.set()
-                else:
-                    self._waiting.append(key)
-            else:
-                del self._queues[key]
-        for ticket in batch:
-            metrics.QUEUING_LATENCY.observe((time.monotonic() - ticket.since) * 1e6)
-        return batch
+    def _close(self, queue: _Queue, batch: _Batch, leader: _Ticket, parameters: Parameters) -> None:
+        """Closes `batch` when it is full or the leader has waited for the batch timeout, and its rows are copied."""
+        if parameters.batch_timeout_micros:
+            left = leader.since + parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            with self._lock:
+                batch.filled = threading.Event()
+                if batch.full:
+                    left = 0
+            if left > 0:
+                batch.filled.wait(min(left, threading.TIMEOUT_MAX))
+        with self._lock:
+            batch.closed = True
+            queue.batches.popleft()
+            queue.rows -= sum([ticket.rows for ticket in batch.tickets])
+            queue.running += 1
+            if queue.batches:
+                self._waiting.append(queue)
+                self._call_leaders()
+            if batch.copying:
+                batch.copied = threading.Event()
+        if batch.copied is not None:
+            batch.copied.wait()
 
-    def _hand_on(self) -> None:
-        with self._changed:
-            if self._waiting:
-                self._queues[self._waiting.popleft()][0].event.set()
-            else:
-                self._free += 1
+    def _hand_on(self, queue: _Queue, batch: _Batch) -> None:
+        with self._lock:
+            self._free += 1
+            queue.running -= batch.closed
+            self._forget(queue)
+            self._call_leaders()
 
 
-def _run(batch: Sequence[_Ticket], parameters: Parameters) -> None:
-    """Runs the tickets as one batch, and each alone when that fails."""
-    rows = sum(ticket.rows for ticket in batch)
+def _copied_early(ticket: _Ticket, parameters: Parameters) -> bool:
+    """Returns whether the rows of `ticket` are copied into the batch's memory when they arrive."""
+    sizes = [row_bytes(array) for array in ticket.arrays]
+    return (
+        max(sizes) >= LARGE_ROW_BYTES
+        and sum(sizes) * _capacity(parameters) <= MOST_BATCH_BYTES
+        and not parameters.pad_variable_length_inputs
+        and not any(array.dtype.hasobject for array in ticket.arrays)
+    )
+
+
+def _capacity(parameters: Parameters) -> int:
+    return max(parameters.largest, *parameters.allowed_batch_sizes[-1:], 1)
+
+
+def _copy_rows(memory: Sequence[Array], ticket: _Ticket) -> None:
+    for into, array in zip(memory, ticket.arrays, strict=True):
+        into[ticket.place : ticket.place + ticket.rows] = array
+    ticket.copied = True
+
+
+def _run(batch: _Batch, memory: Memory, parameters: Parameters) -> list[Array] | None:
+    """Runs a closed batch; returns its outputs. When it fails it runs each request alone, and returns None."""
+    tickets = batch.tickets
     # The batch runs until the latest deadline of its requests.
-    ends = [ticket.until for ticket in batch]
-    own, deadline.until = deadline.until, None if None in ends else max(end for end in ends if end is not None)
-    size = next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
+    ends = [ticket.until for ticket in tickets]
+    until = None if None in ends else max(end for end in ends if end is not None)
     try:
-        outputs = batch[0].execute(_merge(batch, size - rows))
-        for output in outputs:
-            _check_output(output, size)
+        return _execute(batch.execute, *_merged(batch, memory, parameters), until)
     except RequestError as error:
-        if len(batch) == 1:
-            batch[0].error = error
-        else:
-            for ticket in batch:
-                _run([ticket], parameters)
-        return
+        if len(tickets) == 1:
+            tickets[0].error = error
+            return None
+    for ticket in tickets:
+        alone = _Batch(batch.execute)
+        alone.tickets, alone.rows = [ticket], ticket.rows
+        try:
+            outputs = _execute(batch.execute, *_merged(alone, memory, parameters), ticket.until)
+            ticket.outputs = _part(outputs, ticket)
+        except RequestError as error:
+            ticket.error = error
+    return None
+
+
+def _execute(execute: Execute, arrays: Sequence[Array], rows: int, until: float | None) -> list[Array]:
+    own, deadline.until = deadline.until, until
+    try:
+        outputs = execute(arrays)
     finally:
         deadline.until = own
-    start = 0
-    for ticket in batch:
-        ticket.outputs = [output[start : start + ticket.rows] for output in outputs]
-        start += ticket.rows
+    for output in outputs:
+        _check_output(output, rows)
+    return outputs
 
 
-def _merge(batch: Sequence[_Ticket], padding: int) -> list[Array]:
-    if len(batch) == 1 and not padding:
-        return list(batch[0].arrays)
+def _part(outputs: Sequence[Array], ticket: _Ticket) -> list[Array]:
+    return [output[ticket.place : ticket.place + ticket.rows] for output in outputs]
+
+
+def _merged(batch: _Batch, memory: Memory, parameters: Parameters) -> tuple[list[Array], int]:
+    """Returns the inputs of all requests of a batch, padded to an allowed size, and that size.
+
+    Padding rows are copies of a real row.
+    """
+    tickets = batch.tickets
+    if batch.memory is not None and (len(tickets) > 1 or tickets[0].copied):
+        for ticket in tickets:
+            if not ticket.copied:
+                _copy_rows(batch.memory, ticket)
+        size = _size(batch.rows, parameters)
+        for array in batch.memory:
+            array[batch.rows : size] = array[:1]
+        return [array[:size] for array in batch.memory], size
+    rows = 0
+    for ticket in tickets:
+        ticket.place = rows
+        rows += ticket.rows
+    size = _size(rows, parameters)
+    if len(tickets) == 1 and size == rows:
+        return list(tickets[0].arrays), size
     merged = []
-    for arrays in zip(*(ticket.arrays for ticket in batch), strict=True):
+    for arrays in zip(*(ticket.arrays for ticket in tickets), strict=True):
         parts = _padded(arrays)
-        # Padding rows are copies of a real row.
-        merged.append(np.concatenate([*parts, *[parts[0][:1]] * padding]))
-    return merged
+        is_large = row_bytes(parts[0]) * size >= LARGE_BATCH_BYTES and not parts[0].dtype.hasobject
+        into = memory.arrays(parts[:1], size)[0] if is_large else None
+        merged.append(np.concatenate([*parts, *[parts[0][:1]] * (size - rows)], out=into))
+    return merged, size
+
+
+def _size(rows: int, parameters: Parameters) -> int:
+    """Returns the allowed size for so many rows."""
+    return next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
 
 
 def _padded(arrays: Sequence[Array]) -> list[Array]:
@@ -276,50 +444,3 @@ def _check_output(output: Array, rows: int) -> None:
             "tensors"
         )
         raise RequestError(Code.FAILED_PRECONDITION, text)
-
-
-def read_parameters(path: Path, flag: str = "--batching_parameters_file") -> tuple[Parameters, int | None]:
-    """Returns the parameters in a text BatchingParameters, and the number of batch threads, if the file has one.
-
-    Raises StartError when the file can't be read or is wrong.
-    """
-    message = read_message("BatchingParameters", path, flag)
-
-    def number(name: str, default: int, least: int) -> int:
-        value = getattr(message, name).value if message.HasField(name) else default
-        if value < least:
-            raise StartError(f"{flag}={path}: {name} is {value}; it must be at least {least}")
-        return int(value)
-
-    most = number("max_batch_size", Parameters.max_batch_size, 1)
-    execution = number("max_execution_batch_size", most, 1)
-    allowed = tuple(message.allowed_batch_sizes)
-    splits = message.enable_large_batch_splitting.value
-    largest = execution if splits else most
-    if any(one >= other for one, other in pairwise(allowed)) or (allowed and allowed[0] < 1):
-        raise StartError(f"{flag}={path}: allowed_batch_sizes {list(allowed)} must increase, starting at 1 or more")
-    if allowed and allowed[-1] != largest:
-        what = "max_execution_batch_size" if splits else "max_batch_size"
-        raise StartError(f"{flag}={path}: the last of allowed_batch_sizes {list(allowed)} must be {what}, {largest}")
-    if execution > most:
-        raise StartError(f"{flag}={path}: max_execution_batch_size {execution} is larger than max_batch_size {most}")
-    parameters = Parameters(
-        max_batch_size=most,
-        batch_timeout_micros=number("batch_timeout_micros", 0, 0),
-        max_enqueued_batches=number("max_enqueued_batches", Parameters.max_enqueued_batches, 1),
-        allowed_batch_sizes=allowed,
-        pad_variable_length_inputs=message.pad_variable_length_inputs,
-        max_execution_batch_size=execution if splits else None,
-    )
-    threads = number("num_batch_threads", 0, 0) if message.HasField("num_batch_threads") else None
-    return parameters, threads or None
-
-
-def own_parameters(folder: Path) -> Parameters | None:
-    """Returns the parameters in the version's own file in `folder`. Raises StartError when it can't be read.
-
-    Returns None without a file. With the flag for own parameters, TensorFlow Serving batches no other versions
-    (https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/servables/tensorflow/bundle_factory_util.cc).
-    """
-    path = folder / OWN_PARAMETERS
-    return read_parameters(path, OWN_PARAMETERS)[0] if path.is_file() else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,8 @@ from typing import Protocol
 
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.batching import Scheduler, own_parameters
+from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
@@ -34,6 +37,8 @@ from tfserving.serving.embedded.rest.face import RestFace
 from tfserving.serving.embedded.rest.limits import read_limits
 from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
+
+log = logging.getLogger(__name__)
 
 # How long a process waits for its logs when it ends.
 LOG_SECONDS = 2.0
@@ -68,9 +73,8 @@ class ServingProcess:
         self._shared = current is not None
         self._page = page
         flags = plan.flags
-        self._schedulers = (
-            (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
-        )
+        self._has_gpu = _has_gpu()
+        self._schedulers = self._make_schedulers()
         self._slots = Slots()
         if flags.enable_version_metrics:
             metrics.count_by_version()
@@ -167,6 +171,21 @@ class ServingProcess:
                 raise
         return servable
 
+    def _make_schedulers(self) -> tuple[Scheduler, Scheduler] | None:
+        """Returns the scheduler of batches, and the one for graphs with loops; None without batching."""
+        if self._plan.batching is None:
+            return None
+        parameters, threads = self._plan.batching
+        if not self._has_gpu:
+            threads = threads or os.cpu_count() or 1
+            return Scheduler(threads), Scheduler(threads, aside=True)
+        threads = threads or THREADS_ON_A_GPU
+        if not self._plan.flags.enable_per_model_batching_parameters:
+            sizes = ", ".join(map(str, parameters.on_a_gpu().allowed_batch_sizes))
+            log.info("batching on the GPU: batches of %s rows, %d at a time", sizes, threads)
+        # The requests of a batch may be more than the pool's threads.
+        return Scheduler(threads, aside=True, fills=True), Scheduler(threads, aside=True, fills=True)
+
     def _batching_of(self, path: Path) -> Batching | None:
         """Returns how the version in `path` is batched, if it is. Raises RequestError when its parameters are wrong."""
         if self._plan.batching is None or self._schedulers is None:
@@ -177,7 +196,9 @@ class ServingProcess:
             parameters = own_parameters(path) if own else common
         except StartError as error:
             raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return None if parameters is None else Batching(*self._schedulers, parameters)
+        if parameters is None:
+            return None
+        return Batching(*self._schedulers, parameters.on_a_gpu() if self._has_gpu else parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
@@ -245,3 +266,10 @@ class ServingProcess:
         )
         tls = self._plan.tls if flags.rest_api_enable_tls else None
         return RestServer(application, claimed, read_limits(flags), tls)
+
+
+def _has_gpu() -> bool:
+    """Returns whether TensorFlow has found a GPU."""
+    from tensorflow.python.eager import context
+
+    return bool(context.context().list_physical_devices("GPU"))

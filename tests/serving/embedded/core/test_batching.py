@@ -16,7 +16,8 @@ import tensorflow as tf
 from tests.serving.embedded import saved_models
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.tensors import Array
-from tfserving.serving.embedded.core.batching import Parameters, Scheduler, own_parameters, read_parameters
+from tfserving.serving.embedded.core.batch_parameters import Parameters, own_parameters, read_parameters
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
@@ -64,7 +65,7 @@ def together(execute: Doubler, requests: Sequence[Array], parameters: Parameters
         for number, rows in enumerate(requests, 1):
             answers.append(pool.submit(asked, rows))
             # One after the other, so that they wait in this order.
-            while sum(len(queue) for queue in list(scheduler._queues.values())) < number and not answers[-1].done():
+            while scheduler.waiting < number and not answers[-1].done():
                 pass
         execute.gate.set()
         busy.result()
