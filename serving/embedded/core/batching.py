@@ -11,7 +11,8 @@ signature and one set of shapes, so they can be concatenated. When a batch fails
 alone, so no client gets the error of another. Refusals have TensorFlow Serving's texts.
 
 A GPU runs one batch at a time, and a small one takes almost as long as a large one. There the scheduler `fills`: while a
-batch of a queue runs, the next one of that queue starts only when it is full.
+batch of a queue runs, the next one starts when it has as many rows. So it is on the GPU before the other one ends, and
+the batches become equally large. It also starts when the other one ends.
 """
 
 from __future__ import annotations
@@ -96,14 +97,14 @@ class _Queue:
         self.key = key
         self.batches: deque[_Batch] = deque()
         self.rows = 0
-        # The number of its closed batches that are not complete.
-        self.running = 0
+        # The rows of its closed batches that are not complete.
+        self.running: list[int] = []
 
 
 class Scheduler:
     """Runs up to `threads` batches at a time. With `aside` requests that wait step aside in their pool.
 
-    With `fills` a queue has several batches running only when they are full.
+    With `fills` a batch starts beside others of its queue only when it has as many rows.
     """
 
     def __init__(self, threads: int, *, aside: bool = False, fills: bool = False) -> None:
@@ -186,25 +187,28 @@ class Scheduler:
             if batch.rows >= parameters.largest:
                 batch.fill()
             if self._free and self._waiting:
-                self._call_leaders()
+                self._call_leaders(ticket)
             if not ticket.called and _copied_early(ticket, parameters):
                 if batch.memory is None:
                     batch.memory = self._memory.arrays(ticket.arrays, _capacity(parameters))
                 batch.copying += 1
             return queue, batch
 
-    def _call_leaders(self) -> None:
-        """Gives the free threads to batches that can start; called with the lock held."""
+    def _call_leaders(self, last: _Ticket | None = None) -> None:
+        """Gives the free threads to batches that can start; called with the lock held.
+
+        The request that came `last` leads its batch, since its thread needn't be woken.
+        """
         for _ in range(len(self._waiting)):
             if not self._free:
                 return
             queue = self._waiting.popleft()
             batch = queue.batches[0]
-            if self._fills and queue.running and not batch.full:
+            if self._fills and queue.running and not batch.full and batch.rows < max(queue.running):
                 self._waiting.append(queue)
                 continue
             self._free -= 1
-            leader = batch.tickets[0]
+            leader = last if last is batch.tickets[-1] else batch.tickets[0]
             leader.called = True
             leader.woken.release()
 
@@ -261,7 +265,7 @@ class Scheduler:
         outputs = None
         closed = time.monotonic()
         try:
-            self._close(queue, batch, leader, parameters)
+            self._close(queue, batch, parameters)
             closed = time.monotonic()
             outputs = _run(batch, self._memory, parameters)
         finally:
@@ -276,10 +280,10 @@ class Scheduler:
                     ticket.woken.release()
                 metrics.QUEUING_LATENCY.observe((closed - ticket.since) * 1e6)
 
-    def _close(self, queue: _Queue, batch: _Batch, leader: _Ticket, parameters: Parameters) -> None:
-        """Closes `batch` when it is full or the leader has waited for the batch timeout, and its rows are copied."""
+    def _close(self, queue: _Queue, batch: _Batch, parameters: Parameters) -> None:
+        """Closes `batch` when it is full or its first request has waited for the batch timeout, and rows are copied."""
         if parameters.batch_timeout_micros:
-            left = leader.since + parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            left = batch.tickets[0].since + parameters.batch_timeout_micros / 1e6 - time.monotonic()
             with self._lock:
                 batch.filled = threading.Event()
                 if batch.full:
@@ -290,7 +294,7 @@ class Scheduler:
             batch.closed = True
             queue.batches.popleft()
             queue.rows -= sum([ticket.rows for ticket in batch.tickets])
-            queue.running += 1
+            queue.running.append(batch.rows)
             if queue.batches:
                 self._waiting.append(queue)
                 self._call_leaders()
@@ -302,7 +306,8 @@ class Scheduler:
     def _hand_on(self, queue: _Queue, batch: _Batch) -> None:
         with self._lock:
             self._free += 1
-            queue.running -= batch.closed
+            if batch.closed:
+                queue.running.remove(batch.rows)
             self._forget(queue)
             self._call_leaders()
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
@@ -21,6 +22,7 @@ from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.grpc.face import methods
 from tfserving.serving.embedded.grpc.handler import Settings
 from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
@@ -183,8 +185,13 @@ class ServingProcess:
         if not self._plan.flags.enable_per_model_batching_parameters:
             sizes = ", ".join(map(str, parameters.on_a_gpu().allowed_batch_sizes))
             log.info("batching on the GPU: batches of %s rows, %d at a time", sizes, threads)
-        # The requests of a batch may be more than the pool's threads.
-        return Scheduler(threads, aside=True, fills=True), Scheduler(threads, aside=True, fills=True)
+        return Scheduler(threads, fills=True), Scheduler(threads, aside=True, fills=True)
+
+    def _threads(self, flag: str) -> int:
+        """Returns the most requests at a time. By default batches on a GPU, two that run and others, have enough."""
+        threads: int = getattr(self._plan.flags, flag)
+        batched_on_gpu = self._has_gpu and self._plan.batching is not None
+        return max(threads, 4 * LARGEST_ON_A_GPU) if batched_on_gpu and threads == getattr(Flags, flag) else threads
 
     def _batching_of(self, path: Path) -> Batching | None:
         """Returns how the version in `path` is batched, if it is. Raises RequestError when its parameters are wrong."""
@@ -214,7 +221,7 @@ class ServingProcess:
             reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         settings = Settings(
-            threads=flags.grpc_max_threads,
+            threads=self._threads("grpc_max_threads"),
             eager=flags.enable_batching,
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
@@ -257,7 +264,7 @@ class ServingProcess:
         )
         application = Application(
             face,
-            flags.rest_api_num_threads,
+            self._threads("rest_api_num_threads"),
             eager=flags.enable_batching,
             cors=flags.rest_api_enable_cors_support,
             most_in_flight=flags.max_requests_in_flight,
