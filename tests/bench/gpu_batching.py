@@ -47,6 +47,8 @@ ROWS: dict[str, tuple[tuple[int, ...], Any, int]] = {
 # In process, at a batch of 32 rows, and the part of it that serving is to reach.
 IN_PROCESS = {"resnet": 2560, "encoder": 2130}
 CLIENTS = 64
+# Of the server, for requests that wait for their batch.
+THREADS = 160
 _COUNTERS = ("busy", "runs", "rows")
 
 
@@ -153,7 +155,7 @@ def main() -> None:
                 f"max_batch_size {{ value: {arguments.largest} }} max_enqueued_batches {{ value: 100 }} "
                 f"num_batch_threads {{ value: {arguments.threads} }} allowed_batch_sizes: {sizes}\n"
             )
-            flags = ("--enable_batching", f"--batching_parameters_file={parameters}", f"--grpc_max_threads={CLIENTS}")
+            flags = ("--enable_batching", f"--batching_parameters_file={parameters}", f"--grpc_max_threads={THREADS}")
             flags += (f"--grpc_transport={arguments.transport}",)
             checkouts = {"now": ROOT} | ({"before": arguments.before.resolve()} if arguments.before else {})
             there = {key: started(model, folder, checkout, flags) for key, checkout in checkouts.items()}

@@ -35,6 +35,10 @@ class Parameters:
         """The most rows of one run."""
         return min(self.max_batch_size, self.max_execution_batch_size or self.max_batch_size)
 
+    def size(self, rows: int) -> int:
+        """Returns the allowed size for so many rows."""
+        return next((allowed for allowed in self.allowed_batch_sizes if allowed >= rows), rows)
+
     def on_a_gpu(self) -> Parameters:
         """Returns these parameters with allowed sizes, and larger requests split, where they have no sizes.
 

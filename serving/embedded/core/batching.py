@@ -381,7 +381,7 @@ def _merged(batch: _Batch, memory: Memory, parameters: Parameters) -> tuple[list
         for ticket in tickets:
             if not ticket.copied:
                 _copy_rows(batch.memory, ticket)
-        size = _size(batch.rows, parameters)
+        size = parameters.size(batch.rows)
         for array in batch.memory:
             array[batch.rows : size] = array[:1]
         return [array[:size] for array in batch.memory], size
@@ -389,7 +389,7 @@ def _merged(batch: _Batch, memory: Memory, parameters: Parameters) -> tuple[list
     for ticket in tickets:
         ticket.place = rows
         rows += ticket.rows
-    size = _size(rows, parameters)
+    size = parameters.size(rows)
     if len(tickets) == 1 and size == rows:
         return list(tickets[0].arrays), size
     merged = []
@@ -399,11 +399,6 @@ def _merged(batch: _Batch, memory: Memory, parameters: Parameters) -> tuple[list
         into = memory.arrays(parts[:1], size)[0] if is_large else None
         merged.append(np.concatenate([*parts, *[parts[0][:1]] * (size - rows)], out=into))
     return merged, size
-
-
-def _size(rows: int, parameters: Parameters) -> int:
-    """Returns the allowed size for so many rows."""
-    return next((allowed for allowed in parameters.allowed_batch_sizes if allowed >= rows), rows)
 
 
 def _padded(arrays: Sequence[Array]) -> list[Array]:

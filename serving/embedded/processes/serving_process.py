@@ -14,6 +14,7 @@ from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
+from tfserving.serving.embedded.core.batch_warmup import play_sizes
 from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
@@ -166,11 +167,14 @@ class ServingProcess:
         check_files(path)
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
+            times = max(1, flags.num_request_iterations_for_warmup)
             try:
-                warmup.play(servable, path, max(1, flags.num_request_iterations_for_warmup))
+                warmup.play(servable, path, times)
+                play_sizes(servable, path, times)
             except BaseException:
                 servable.close()
                 raise
+        servable.end_warm_up()
         return servable
 
     def _make_schedulers(self) -> tuple[Scheduler, Scheduler] | None:
