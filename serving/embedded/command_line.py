@@ -176,6 +176,9 @@ def _check(flags: Flags) -> None:
         "--file_system_poll_wait_seconds=nan is not a number of seconds.": (
             math.isnan(flags.file_system_poll_wait_seconds)
         ),
+        "--per_process_gpu_memory_fraction=nan is not a part of the GPU's memory.": (
+            math.isnan(flags.per_process_gpu_memory_fraction)
+        ),
     }
     for problem, found in wrong.items():
         if found:

@@ -22,6 +22,10 @@ _SECONDS = click.FloatRange(max=1e9)
 _PATH = click.Path(path_type=Path)
 # The values of --grpc_transport.
 AUTO, NATIVE, GRPCIO = "auto", "native", "grpcio"
+# The value of --mixed_precision.
+BFLOAT16 = "bfloat16"
+# More than one GPU's memory is in the host's memory.
+MOST_FRACTION = 100.0
 MOST_WORKERS = max(16, 4 * (os.cpu_count() or 1))
 
 
@@ -89,13 +93,31 @@ class ServingFlags:
         bool, click.BOOL, "Return gRPC predict outputs in tensor_content instead of typed fields."
     ] = False
     tensorflow_session_config_file: Annotated[
-        Path | None, _PATH, "Text ConfigProto for TensorFlow's sessions. The three flags below override it."
+        Path | None, _PATH, "Text ConfigProto for TensorFlow's sessions. Flags override it."
     ] = None
     tensorflow_session_parallelism: Annotated[
         int, _COUNT, "Sets --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism where they are 0."
     ] = 0
     tensorflow_intra_op_parallelism: Annotated[int, _COUNT, "Threads of one operation; 0: TensorFlow's default."] = 0
     tensorflow_inter_op_parallelism: Annotated[int, _COUNT, "Operations of a request that run at a time; 0: one."] = 0
+    per_process_gpu_memory_fraction: Annotated[
+        float,
+        click.FloatRange(0, MOST_FRACTION),
+        "Part of the GPU's memory that the server allocates: 0.5 is half of it. 0: what it needs, or nearly all with "
+        "--gpu_memory_growth=false. Above 1: also memory of the host, which is slow.",
+    ] = 0.0
+    xla_gpu_compilation_enabled: Annotated[
+        bool,
+        click.BOOL,
+        "Allow versions that XLA compiles on a GPU. This server always allows them; TensorFlow Serving requires the "
+        "flag.",
+    ] = False
+    mixed_precision: Annotated[
+        str | None,
+        click.Choice([BFLOAT16]),
+        "Compute in bfloat16, which keeps 2 to 3 digits, where the CPU has instructions for it. It applies only to "
+        "operations on the CPU.",
+    ] = None
     ssl_config_file: Annotated[Path | None, _PATH, "Text SSLConfig: serve gRPC over TLS."] = None
     use_alts_credentials: Annotated[
         bool, click.BOOL, "Not supported: this server has no ALTS. Use --ssl_config_file."
@@ -220,6 +242,24 @@ class Flags(ServingFlags):
     workers: Annotated[
         int, click.IntRange(1), "Processes that share the ports. All change versions at the same moment."
     ] = 1
+    gpu_memory_growth: Annotated[
+        bool | None,
+        click.BOOL,
+        "Allocate GPU memory when it is needed, instead of at the first load. Default: true without "
+        "--per_process_gpu_memory_fraction, else false.",
+    ] = None
+    enable_tf32: Annotated[
+        bool,
+        click.BOOL,
+        "Compute float32 in TF32 on a GPU that has it: faster for large batches, with errors of 1e-4 to 5e-2 of the "
+        "outputs' scale.",
+    ] = False
+    enable_deterministic_gpu: Annotated[
+        bool,
+        click.BOOL,
+        "Choose cuDNN's algorithms by rule instead of by measuring them, so that all processes on the same kind of "
+        "GPU return the same bits.",
+    ] = False
     worker_timeout_seconds: Annotated[
         float,
         click.FloatRange(1, 1e9),
@@ -252,14 +292,11 @@ NO_EFFECT: dict[str, tuple[click.ParamType[Any], str]] = {
     "num_unload_threads": (click.INT, "each version is unloaded in its own thread"),
     "flush_filesystem_caches": (click.BOOL, "local files have no cache to flush"),
     "remove_unused_fields_from_bundle_metagraph": (click.BOOL, "only the session keeps the graph's description"),
-    "per_process_gpu_memory_fraction": (click.FLOAT, "this server runs on the CPU"),
-    "xla_gpu_compilation_enabled": (click.BOOL, "this server runs on the CPU"),
     "enable_profiler": (click.BOOL, "this server has no profiler service"),
     "prefer_tflite_model": (click.BOOL, "this server has no TensorFlow Lite"),
     "num_tflite_interpreters_per_pool": (click.INT, "this server has no TensorFlow Lite"),
     "num_tflite_pools": (click.INT, "this server has no TensorFlow Lite"),
     "skip_initialize_tpu": (click.BOOL, "this server uses no TPU"),
-    "mixed_precision": (click.STRING, "this server runs on the CPU"),
     "xla_cpu_compilation_enabled": (click.BOOL, "use `tfserving export build --xla` instead"),
     "platform_config_file": (_PATH, "batching and sessions have their own flags"),
     "thread_pool_factory_config_file": (_PATH, "a request runs in the thread that serves it"),

@@ -18,6 +18,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +26,9 @@ from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.core.source import Source, describe_contents, list_versions
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.gpu.found import set_environment
+from tfserving.serving.embedded.gpu.words import Used, describe
+from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.processes import ports
 from tfserving.serving.embedded.processes.plan import Plan, read_plan
 from tfserving.serving.embedded.processes.process import prepare_process
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
             self, configuration: Reloadable, grpc_socket: socket.socket | None, rest_socket: socket.socket | None
         ) -> None:
             """Serves on the ports. Raises StartError when that fails."""
+
+        @property
+        def processes(self) -> Sequence[Used]:
+            """What each process uses."""
 
         def drain(self, seconds: float) -> int:
             """Refuses new requests, and waits up to `seconds` until those in flight are complete.
@@ -59,6 +67,7 @@ _LONG_SECONDS = 3600.0
 def run(flags: Flags) -> int:
     """Serves until a signal stops the server; returns the exit code."""
     prepare_process()
+    set_environment(flags)
     try:
         plan = read_plan(flags)
     except StartError as error:
@@ -96,6 +105,7 @@ class Server:
         self._wait_for_versions()
         sockets = self._claim("port"), self._claim("rest_api_port")
         backend = self._make_backend()
+        _report(backend.processes)
         manager, source = self._load(backend)
         from tfserving.serving.embedded.core.configuration import Configuration
 
@@ -107,7 +117,7 @@ class Server:
             configuration.follow(flags.model_config_file, flags.model_config_file_poll_wait_seconds)
         self._serving.set()
         backend.open(configuration, *sockets)
-        log.info("%s", _ready(self._plan, manager.available()))
+        log.info("%s; %s", _ready(self._plan, manager.available()), describe(backend.processes))
         # A signal that arrives just before a wait without timeout doesn't interrupt it: Python runs the handler after
         # the wait.
         while not self._stopping.wait(_SIGNALS_SECONDS):
@@ -206,6 +216,13 @@ def _trouble(model: Model) -> str:
         listed, wanted = (", ".join(map(str, some)) for some in (versions, model.policy.specific))
         return f"{model.base_path} contains version {listed}, expected {wanted}"
     return ""
+
+
+def _report(processes: Sequence[Used]) -> None:
+    """Logs the warnings about devices once, and puts the devices on the page for Prometheus."""
+    for warning in dict.fromkeys(warning for used in processes for warning in used.warnings):
+        log.warning("%s", warning)
+    metrics.note_devices({(used.device, name) for used in processes for name in used.names or ("CPU",)})
 
 
 def _stop_on_signals(server: Server) -> None:

@@ -21,8 +21,6 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +102,8 @@ def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
         return run
 
     loader.make_call = make  # type: ignore[assignment]
-    # A checkout from before batching knew a GPU has no such function.
-    serving_process._has_gpu = lambda: True
+    # A checkout from before batching knew a GPU doesn't read it.
+    serving_process.ServingProcess._has_gpu = property(lambda _: True)  # type: ignore[assignment]
     sys.argv[1:] = arguments
     program.main()
 
@@ -127,7 +125,9 @@ def started(model: Model, folder: Path, checkout: Path, flags: Sequence[str]) ->
     port = free_port()
     given = (f"--port={port}", f"--model_name={model.name}", f"--model_base_path={model.base}", *flags)
     script = f"import sys; sys.path.append({str(ROOT)!r})"
-    code = f"{script}; from tests.bench.gpu_batching import serve; serve({model.name!r}, {str(counters)!r}, sys.argv[1:])"
+    code = (
+        f"{script}; from tests.bench.gpu_batching import serve; serve({model.name!r}, {str(counters)!r}, sys.argv[1:])"
+    )
     return Server(model, GRPC, port, sys.executable, "-c", code, *given, checkout=checkout), counters
 
 

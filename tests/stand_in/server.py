@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from tests.stand_in import log
@@ -39,7 +40,11 @@ class Configuration(configuration.Configuration):
 
 
 class ServingProcess(serving_process.ServingProcess):
-    """Makes the threads of a load, and logs it."""
+    """Makes the threads of a load, and logs it. Names no device."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._device = None
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version and plays its warm-up. Raises RequestError."""

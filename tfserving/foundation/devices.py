@@ -15,6 +15,8 @@ from typing import Literal, get_args
 
 Device = Literal["cpu", "gpu", "gpu-tf32"]
 DEVICES: tuple[Device, ...] = get_args(Device)
+# A header of HTTP responses and a key of gRPC's initial metadata, in which a server names its kind of device.
+DEVICE_HEADER = "tfserving-device"
 
 
 def device_kind(*, gpu: bool, tf32: bool) -> Device:

@@ -9,9 +9,11 @@ import csv
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 _SECONDS = 5.0
+_KILLED_SECONDS = 0.5
 _MIB = 1 << 20
 # Sets which GPUs a process sees, and in which order: numbers, or UUIDs, which may be shortened.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -60,6 +62,8 @@ def all_gpus() -> tuple[Gpu, ...]:
     found = []
     for row in _query("gpu", "index,uuid,name,memory.total,memory.used,driver_version,compute_cap"):
         index, uuid, name, total, used, driver, capability = row
+        if not index.isdecimal():
+            continue
         found.append(Gpu(int(index), uuid, name, _size(total), _size(used), driver, capability))
     return tuple(found)
 
@@ -97,15 +101,35 @@ def gibibytes(size: int) -> str:
 
 def _query(what: str, fields: str) -> Iterator[list[str]]:
     command = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    if done.returncode:
-        return
-    for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
+    for row in csv.reader(_output(command).splitlines(), skipinitialspace=True):
         if len(row) == 1 + fields.count(","):
             yield [field.strip() for field in row]
+
+
+def _output(command: list[str]) -> str:
+    """Return what a program prints; nothing if it is missing, fails, or takes too long."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+    except OSError:
+        return ""
+    try:
+        printed, _ = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        # A process that waits for a GPU which no longer responds can't be killed, so this does not wait for its end.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_KILLED_SECONDS)
+        if process.stdout:
+            process.stdout.close()
+        return ""
+    return "" if process.returncode else printed
 
 
 def _size(text: str) -> int | None:

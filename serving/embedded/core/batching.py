@@ -10,9 +10,9 @@ A request that is alone leads at once, in its own thread, without extra cost. A 
 signature and one set of shapes, so they can be concatenated. When a batch fails, each of its requests runs once more
 alone, so no client gets the error of another. Refusals have TensorFlow Serving's texts.
 
-A GPU runs one batch at a time, and a small one takes almost as long as a large one. There the scheduler `fills`: while a
-batch of a queue runs, the next one starts when it has as many rows. So it is on the GPU before the other one ends, and
-the batches become equally large. It also starts when the other one ends.
+A GPU runs one batch at a time, and a small one takes almost as long as a large one. There the scheduler `fills`: while
+a batch of a queue runs, the next one starts when it has as many rows, or when the other one ends. So the next one is on
+the GPU before the other one ends, and both become equally large.
 """
 
 from __future__ import annotations
@@ -158,10 +158,8 @@ class Scheduler:
         assert ticket.outputs is not None
         return ticket.outputs
 
-    def _enter(
-        self, key: Hashable, ticket: _Ticket, execute: Execute, parameters: Parameters
-    ) -> tuple[_Queue, _Batch]:
-        """Adds `ticket` to a batch, and calls it to lead if it can. Raises RequestError UNAVAILABLE when that is full."""
+    def _enter(self, key: Hashable, ticket: _Ticket, execute: Execute, parameters: Parameters) -> tuple[_Queue, _Batch]:
+        """Adds `ticket` to a batch, and calls it to lead if it can. Raises RequestError UNAVAILABLE: too many wait."""
         with self._lock:
             queue = self._queues.get(key) or self._queues.setdefault(key, _Queue(key))
             batches = -(-queue.rows // parameters.max_batch_size)

@@ -226,7 +226,7 @@ class Servable:
 class BatchedCall:
     """A call of the session whose requests are batched; `alone` is the call itself.
 
-    Until the warm-up of the version is complete, `played` has, for each set of shapes of a row, the first inputs and the
+    Until the warm-up of the version is complete, `played` has the first inputs for each set of shapes of a row, and all
     numbers of rows.
     """
 
@@ -275,7 +275,11 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         config.inter_op_parallelism_threads = runtime.inter_op_threads or -1
     pools = add_pools(config, runtime.slots.count)
     pool = OWN_THREAD if pools and config.inter_op_parallelism_threads < 0 else 0
-    session = Session(graph=Graph(), config=config)
+    try:
+        # The first session of a process initialises the GPU.
+        session = Session(graph=Graph(), config=config)
+    except Exception as error:
+        raise _load_error(error) from error
     started = time.monotonic()
     try:
         # The steps of `tf.compat.v1.saved_model.load`. The file is read once, so the checked graph is the loaded graph.

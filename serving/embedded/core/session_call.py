@@ -26,6 +26,7 @@ from tfserving.serving.embedded.core.deep import Deep
 from tfserving.serving.embedded.core.pool import call_took
 from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.gpu import memory
 
 PUBLIC_ONLY = "EMBEDDED_PUBLIC_SESSION_CALL"
 
@@ -213,7 +214,8 @@ def translate(error: Exception) -> RequestError:
     if code is not None and 1 <= code <= Code.UNAUTHENTICATED:
         text = str(getattr(error, "message", error))
         # The public call adds the place in Python that created the node. For a SavedModel that is inside the loader.
-        return RequestError(Code(code), text.split("\n\nOriginal stack trace", 1)[0])
+        text = text.split("\n\nOriginal stack trace", 1)[0]
+        return RequestError(Code(code), text, memory.gpu_memory.hint(text))
     if isinstance(error, (ValueError, TypeError, KeyError)):
         return RequestError(Code.INVALID_ARGUMENT, str(error))
     return RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}")

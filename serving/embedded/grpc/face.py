@@ -44,6 +44,8 @@ MODEL = "tensorflow.serving.ModelService"
 HEALTH = "/grpc.health.v1.Health/Check"
 PREDICTIONS = frozenset(f"/{PREDICTION}/{api}" for api in ("Predict", "Classify", "Regress", "MultiInference"))
 RELOAD = f"/{MODEL}/HandleReloadConfigRequest"
+# The methods that describe a model. Their responses name the server's device.
+DESCRIPTIONS = frozenset({f"/{PREDICTION}/GetModelMetadata", f"/{MODEL}/GetModelStatus"})
 
 # A method takes the bytes of a request and returns those of the response. It raises RequestError.
 Method = Callable[[bytes], bytes]

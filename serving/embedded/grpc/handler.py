@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
+from tfserving.foundation.devices import DEVICE_HEADER, Device
 from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.pool import EagerPool, Pool
 from tfserving.serving.embedded.errors import Code, RequestError
-from tfserving.serving.embedded.grpc.face import Method, Methods
+from tfserving.serving.embedded.grpc.face import DESCRIPTIONS, Method, Methods
 from tfserving.serving.embedded.observability.access_log import AccessLog
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ MOST_STREAMS = 2_000
 TICK_SECONDS, QUIET_TICKS, LONGEST_HOLD_SECONDS = 0.01, 10, 1.0
 
 Result = tuple[Code | None, bytes | str]
+# The initial metadata of a response.
+Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Settings:
     `threads` is the number of handler threads. Batched requests wait for each other, which requires an `eager` pool.
     Requests beyond `most_in_flight` predictions or `largest_message` bytes are refused; 0 is no limit. `explain` adds
     explanations to errors. `options` are gRPC's own settings, by name. With `shared` other processes can listen on the
-    same port; each connection belongs to one of them.
+    same port; each connection belongs to one of them. Responses that describe a model name `device`, unless it is None.
     """
 
     threads: int
@@ -45,6 +48,7 @@ class Settings:
     options: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
     access_log: AccessLog | None = None
+    device: Device | None = None
 
     def pool(self) -> Pool:
         """Returns the thread pool for predictions."""
@@ -53,17 +57,28 @@ class Settings:
     def handlers(self, methods: Methods) -> dict[str, Handler]:
         """Returns the handlers of the methods, by full name."""
         return {
-            name: Handler(name, method, explain=self.explain, access_log=self.access_log)
+            name: Handler(name, method, self.explain, self.access_log, self._metadata(name))
             for name, method in methods.items()
         }
+
+    def _metadata(self, method: str) -> Metadata:
+        return ((DEVICE_HEADER, self.device),) if self.device is not None and method in DESCRIPTIONS else ()
 
 
 class Handler:
     """Runs the calls of one method."""
 
-    def __init__(self, name: str, method: Method, *, explain: bool, access_log: AccessLog | None) -> None:
-        """`explain` adds explanations to the details of a status."""
+    def __init__(
+        self,
+        name: str,
+        method: Method,
+        explain: bool,
+        access_log: AccessLog | None,
+        metadata: Metadata,
+    ) -> None:
+        """`explain` adds explanations to the details of a status. `metadata` is sent with each response."""
         self.name = name
+        self.metadata = metadata
         self._method = method
         self._explain = explain
         self._access_log = access_log

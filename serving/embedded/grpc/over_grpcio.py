@@ -175,6 +175,8 @@ class _Behaviour:
         code, result = self._handler.handle(data, None if left > NO_DEADLINE else monotonic() + left, context.peer)
         if code is not None:
             context.abort(_STATUS[code], result)
+        if self._handler.metadata:
+            context.send_initial_metadata(self._handler.metadata)
         return result  # type: ignore[return-value]
 
 

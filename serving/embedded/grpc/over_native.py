@@ -39,6 +39,7 @@ from tfserving.serving.embedded.grpc.handler import (
     MOST_CALLS,
     MOST_STREAMS,
     TICK_SECONDS,
+    Metadata,
     Result,
     Settings,
     full,
@@ -117,7 +118,7 @@ class OverNative:
         patience = LONGEST_HOLD_SECONDS
         while not _waited(lambda: not self._load(), min(until, monotonic() + patience)) and monotonic() < until:
             for held in self._held_from_now_on(None):
-                self._send(held.number, held.result)
+                self._send(held.number, held.result, held.metadata)
             _waited(partial(self._began_after, monotonic()), until)
             self._held_from_now_on([])
             # Each request of a model may take longer than that.
@@ -127,7 +128,7 @@ class OverNative:
 
         def send() -> None:
             for held in last:
-                self._send(held.number, held.result)
+                self._send(held.number, held.result, held.metadata)
 
         corked(self._front.bound_port, len({held.peer for held in last}), send, self._front.close)
         self._rest.stop()
@@ -181,23 +182,24 @@ class OverNative:
             self._gone.discard(number)
             return
         _, peer, left = details
-        result = self._methods[index][0].handle(data, None if left is None else read + left, peer)
+        handler = self._methods[index][0]
+        result = handler.handle(data, None if left is None else read + left, peer)
         if self._held is None:
-            self._send(number, result)
+            self._send(number, result, handler.metadata)
         else:
-            self._hold(_Held(number, result, peer))
+            self._hold(_Held(number, result, peer, handler.metadata))
 
     def _hold(self, held: _Held) -> None:
         with self._holding:
             if self._held is not None:
                 self._held.append(held)
                 return
-        self._send(held.number, held.result)
+        self._send(held.number, held.result, held.metadata)
 
-    def _send(self, number: int, result: Result) -> None:
+    def _send(self, number: int, result: Result, metadata: Metadata) -> None:
         code, data = result
         if code is None:
-            self._front.respond(number, data)  # type: ignore[arg-type]
+            self._front.respond(number, data, metadata or None)  # type: ignore[arg-type]
         else:
             self._front.fail(number, code, data)  # type: ignore[arg-type]
 
@@ -208,6 +210,7 @@ class _Held(NamedTuple):
     number: int
     result: Result
     peer: str
+    metadata: Metadata
 
 
 def _waited(condition: Callable[[], bool], until: float) -> bool:

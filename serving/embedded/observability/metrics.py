@@ -179,6 +179,15 @@ FAMILIES = (
 )
 BY_VERSION = (REQUESTS_BY_VERSION, LATENCY_BY_VERSION)
 _families: tuple[Counter | Histogram, ...] = FAMILIES
+# TensorFlow Serving doesn't have this one either. Its value is always 1; the labels are what it reports.
+DEVICE = SERVING + "device"
+_devices: tuple[tuple[str, str], ...] = ()
+
+
+def note_devices(devices: Iterable[tuple[str, str]]) -> None:
+    """Puts the kinds and names of the server's devices on the page, in the process that makes the page."""
+    global _devices  # noqa: PLW0603 - the devices belong to the process
+    _devices = tuple(sorted(devices))
 
 
 def count_by_version() -> None:
@@ -252,6 +261,9 @@ def page(processes: Iterable[Counted] | None = None) -> bytes:
         # Counting by version is either on or off for all processes.
         if all(family.name in process for process in processes):
             lines += family.lines([process[family.name] for process in processes])
+    if _devices:
+        labels = ("device", "name")
+        lines += [f"# TYPE {DEVICE} gauge", *(f"{DEVICE}{_labels(labels, _printable(one))} 1" for one in _devices)]
     return "\n".join([*lines, *UNCOUNTED, ""]).encode()
 
 

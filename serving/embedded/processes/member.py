@@ -40,11 +40,13 @@ class Member:
     closes their files, and doesn't use objects that they may have locked.
     """
 
-    def __init__(self, work: Work, methods: Methods, ended: Callable[[Member], None]) -> None:
+    def __init__(self, work: Work, methods: Methods, ended: Callable[[Member], None], number: int = 0) -> None:
         """Forks a process that runs `work` and can call `methods`. `ended` is called once, when it is gone.
 
-        Raises OSError when the system can't start more processes.
+        `number` is its place among the workers; a replacement takes the place. Raises OSError when the system
+        can't start more processes.
         """
+        self.number = number
         ours, theirs = socket.socketpair()
         try:
             with theirs:

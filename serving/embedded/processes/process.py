@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from tfserving.foundation.standard_files import open_standard_files
 from tfserving.foundation.stderr import hidden_stderr
+from tfserving.serving.embedded.gpu.found import FoundGpu, find_gpus
 from tfserving.serving.embedded.observability.server_log import log_to_stderr
 
 
@@ -26,26 +27,27 @@ def prepare_process() -> None:
     _leave_out_the_api()
 
 
-def import_tensorflow(*, find_devices: bool = True) -> None:
-    """Imports TensorFlow and looks for devices. What TensorFlow prints about CPUs and GPUs is hidden unless it fails.
+def import_tensorflow(*, find_devices: bool = True) -> tuple[FoundGpu, ...]:
+    """Imports TensorFlow, and returns the GPUs that it can use.
 
-    A process that has initialised a device can't be forked, so a process that forks workers leaves that to them.
+    What TensorFlow prints about CPUs and GPUs is hidden unless it fails. A process that has initialised a device can't
+    be forked, so a process that forks workers doesn't look for GPUs.
     """
+    gpus: tuple[FoundGpu, ...] = ()
     # The collector would scan all imported objects again and again, and find nothing to free.
     gc.disable()
     try:
         with hidden_stderr():
             _import_core()
             if find_devices:
-                from tensorflow.python.eager import context
-
                 # The first search for a GPU logs a complaint when there is none.
-                context.context().list_physical_devices()
+                gpus = find_gpus()
     finally:
         gc.enable()
     # Imported objects stay. Scanning them takes the garbage collector a tenth of a second, in which requests wait, and
     # JSON bodies make it run often. It still scans objects that are created later, such as loaded versions.
     gc.freeze()
+    return gpus
 
 
 def _leave_out_the_api() -> None:

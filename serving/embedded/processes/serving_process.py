@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU
+from tfserving.foundation.devices import Device
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
 from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
@@ -24,6 +25,11 @@ from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.flags import Flags
+from tfserving.serving.embedded.gpu import memory
+from tfserving.serving.embedded.gpu.found import set_tf32
+from tfserving.serving.embedded.gpu.sessions import ALONE, Place, session_config
+from tfserving.serving.embedded.gpu.use import use
+from tfserving.serving.embedded.gpu.words import Used
 from tfserving.serving.embedded.grpc.face import methods
 from tfserving.serving.embedded.grpc.handler import Settings
 from tfserving.serving.embedded.grpc.over_grpcio import OverGrpcio
@@ -66,17 +72,28 @@ class Face(Protocol):
 class ServingProcess:
     """Loads versions and serves requests for them, as configured by `plan`."""
 
-    def __init__(self, plan: Plan, current: Current | None = None, page: Callable[[], bytes] = metrics.page) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        current: Current | None = None,
+        page: Callable[[], bytes] = metrics.page,
+        place: Place = ALONE,
+    ) -> None:
         """Processes that serve on the same ports share `current`, the number of the current view.
 
-        `page` returns the page for Prometheus. Raises StartError when the request log can't be written.
+        `page` returns the page for Prometheus. `place` is this process's among those of the server. Raises StartError
+        when the request log can't be written, or a GPU has no free memory.
         """
-        import_tensorflow()
+        found = import_tensorflow()
+        set_tf32(enabled=plan.flags.enable_tf32)
+        self.used = use(plan.flags, plan.session_config, found, place)
+        self._session_config = session_config(plan.flags, plan.session_config, self.used.share)
+        # The kind of device that responses name; None names none.
+        self._device: Device | None = self.used.device
         self._plan = plan
         self._shared = current is not None
         self._page = page
         flags = plan.flags
-        self._has_gpu = _has_gpu()
         self._schedulers = self._make_schedulers()
         self._slots = Slots()
         if flags.enable_version_metrics:
@@ -89,6 +106,11 @@ class ServingProcess:
         )
         self._faces: list[Face] = []
         self.served = Served(self._load, current)
+
+    @property
+    def processes(self) -> Sequence[Used]:
+        """What each process of the server uses: this one."""
+        return (self.used,)
 
     def load(self, model: str, version: int, path: Path) -> None:
         """Loads a version and plays its warm-up. Raises RequestError."""
@@ -156,7 +178,7 @@ class ServingProcess:
             flags.tensorflow_inter_op_parallelism or both,
             flags.enable_signature_method_name_check,
             self._batching_of(path),
-            self._plan.session_config,
+            self._session_config,
             tuple(flags.saved_model_tags.split(",")),
             flags.allow_file_and_python_ops,
             flags.check_shapes,
@@ -165,6 +187,13 @@ class ServingProcess:
             tuple(part.strip() for part in flags.allowed_operations.split(",") if part.strip()),
         )
         check_files(path)
+        try:
+            return self._load_warm(model, version, path, runtime)
+        except RequestError as error:
+            raise memory.gpu_memory.explained(error) from error
+
+    def _load_warm(self, model: str, version: int, path: Path, runtime: Runtime) -> Servable:
+        flags = self._plan.flags
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
             times = max(1, flags.num_request_iterations_for_warmup)
@@ -176,6 +205,11 @@ class ServingProcess:
                 raise
         servable.end_warm_up()
         return servable
+
+    @property
+    def _has_gpu(self) -> bool:
+        """Whether this process computes on a GPU."""
+        return self.used.share is not None
 
     def _make_schedulers(self) -> tuple[Scheduler, Scheduler] | None:
         """Returns the scheduler of batches, and the one for graphs with loops; None without batching."""
@@ -233,6 +267,7 @@ class ServingProcess:
             options=flags.grpc_settings,
             shared=self._shared,
             access_log=self._access_log,
+            device=self._device,
         )
         transport: Face
         if self._plan.transport.native:
@@ -265,6 +300,7 @@ class ServingProcess:
             largest_body=flags.max_body_bytes,
             most_values=flags.max_json_values,
             most_nested=installed().most_nested,
+            device=self._device,
         )
         application = Application(
             face,
@@ -277,10 +313,3 @@ class ServingProcess:
         )
         tls = self._plan.tls if flags.rest_api_enable_tls else None
         return RestServer(application, claimed, read_limits(flags), tls)
-
-
-def _has_gpu() -> bool:
-    """Returns whether TensorFlow has found a GPU."""
-    from tensorflow.python.eager import context
-
-    return bool(context.context().list_physical_devices("GPU"))

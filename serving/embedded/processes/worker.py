@@ -14,6 +14,8 @@ from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.core.served import Current
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.gpu.sessions import Place
+from tfserving.serving.embedded.gpu.words import Used
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.processes import ports
 from tfserving.serving.embedded.processes.channel import Channel
@@ -39,8 +41,9 @@ class Standing:
 class Worker:
     """The methods that the main process calls, and the calls to the main process."""
 
-    def __init__(self, plan: Plan, current: Current, connected: socket.socket) -> None:
+    def __init__(self, plan: Plan, current: Current, place: Place, connected: socket.socket) -> None:
         self._plan = plan
+        self._place = place
         self._current = current
         # Set by `prepare`, which the main process calls first.
         self._serving: ServingProcess
@@ -64,9 +67,10 @@ class Worker:
         )
         self._configuration = _RemoteConfiguration(self._channel, plan.flags.worker_timeout_seconds)
 
-    def prepare(self) -> None:
-        """Prepares the process for loading. Raises StartError."""
-        self._serving = ServingProcess(self._plan, self._current, page=self._page)
+    def prepare(self) -> Used:
+        """Prepares the process for loading; returns what it uses. Raises StartError."""
+        self._serving = ServingProcess(self._plan, self._current, page=self._page, place=self._place)
+        return self._serving.used
 
     def heartbeat(self, standing: Standing) -> None:
         """Stores the standing. The return shows that this process works."""
@@ -142,11 +146,11 @@ class _RemoteConfiguration:
         self._channel.call("apply", models, seconds)
 
 
-def work(plan: Plan, current: Current, connected: socket.socket) -> None:
+def work(plan: Plan, current: Current, place: Place, connected: socket.socket) -> None:
     """Runs a worker until the main process is gone; never returns."""
     # Threads of the main process, which don't exist here, may have locked its log handlers and counters.
     logging.getLogger().handlers.clear()
     metrics.begin_again()
     prepare_process()
-    _worker = Worker(plan, current, connected)
+    _worker = Worker(plan, current, place, connected)
     threading.Event().wait()

@@ -33,6 +33,8 @@ from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.model_config import Model
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, EmbeddedError, RequestError, StartError
+from tfserving.serving.embedded.gpu.sessions import Place
+from tfserving.serving.embedded.gpu.words import Used
 from tfserving.serving.embedded.observability import metrics
 from tfserving.serving.embedded.processes.channel import ClosedError
 from tfserving.serving.embedded.processes.counts import Counts
@@ -73,7 +75,8 @@ class Workers:
         # Guards the three attributes below, which change together. It is never held while waiting.
         self._lock = threading.Lock()
         self._members: tuple[Member, ...] = ()
-        self._joining = 0
+        # The places of workers that ended, and that no new worker is about to take.
+        self._free: set[int] = set()
         self._loaded: dict[tuple[str, int], Path] = {}
         self._ending = threading.Event()
         self._deaths = Deaths()
@@ -81,8 +84,9 @@ class Workers:
         self._heartbeat = Heartbeat(plan.flags.worker_timeout_seconds, self._standing)
         started: list[Member] = []
         try:
-            started += (self._start() for _ in range(self._wanted))
-            if len(call_all(started, "prepare")) < self._wanted:
+            started += (self._start(number) for number in range(self._wanted))
+            self.processes: Sequence[Used] = call_all(started, "prepare")
+            if len(self.processes) < self._wanted:
                 raise StartError("its process ended at once")
         except (EmbeddedError, OSError) as error:
             for member in started:
@@ -171,11 +175,12 @@ class Workers:
             if time.monotonic() > until or self._ending.wait(TICK_SECONDS):
                 break
 
-    def _start(self) -> Member:
+    def _start(self, number: int) -> Member:
         member = Member(
-            partial(work, self._plan, self._current),
+            partial(work, self._plan, self._current, Place(number, self._wanted)),
             {"page": self._page, "apply": self._apply},
             ended=self._replace,
+            number=number,
         )
         self._heartbeat.watch(member)
         return member
@@ -188,38 +193,36 @@ class Workers:
             served = member in self._members
             self._members = tuple(other for other in self._members if other is not member)
             self._counts.end(member)
+            if served:
+                self._free.add(member.number)
         if not served or self._ending.is_set():
             return
         log.error("worker %d ended with exit code %d and is replaced", member.pid, code)
         if hint := self._deaths.note(code):
             log.error("%s", hint)
         self._ending.wait(max(0.0, member.started + SHORTEST_LIFE - time.monotonic()))
-        while self._claim_place():
-            self._fill_place()
+        while (number := self._claim_place()) is not None:
+            self._fill_place(number)
 
-    def _claim_place(self) -> bool:
-        """Claims a free place; returns whether there was one."""
+    def _claim_place(self) -> int | None:
+        """Claims a free place; returns its number, None when there is none."""
         with self._lock:
-            free = len(self._members) + self._joining < self._wanted and not self._ending.is_set()
-            self._joining += free
-            return free
+            return self._free.pop() if self._free and not self._ending.is_set() else None
 
-    def _fill_place(self) -> None:
+    def _fill_place(self, number: int) -> None:
         pause = 0.0
         while not self._ending.wait(pause):
             try:
-                self._join()
+                self._join(number)
                 log.info("a new worker serves in its place")
                 break
             except (EmbeddedError, OSError) as error:
                 pause = min(max(FIRST_WAIT, 2 * pause), LONGEST_WAIT)
                 log.error("a new worker can't start: %s; the next try is in %g s", error, pause)
-        with self._lock:
-            self._joining -= 1
 
-    def _join(self) -> None:
+    def _join(self, number: int) -> None:
         """Adds a worker that has the same versions. Raises StartError, RequestError, ClosedError or OSError."""
-        member = self._start()
+        member = self._start(number)
         try:
             member.channel.call("prepare")
             has: dict[tuple[str, int], Path] = {}

@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
     def _send(self, response: Response, method: str, *, last: bool) -> None:
         body = response.body
         head = self._all.head(response.status, response.kind) % len(body)
-        end = b"connection: close\r\n\r\n" if last else b"\r\n"
+        end = response.headers + (b"connection: close\r\n\r\n" if last else b"\r\n")
         if method == "HEAD":
             body = b""
         if len(body) < SMALL:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+from tfserving.foundation.devices import DEVICE_HEADER, Device
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from tfserving.serving.embedded.core.inference import ModelSpec, acquire, predict
@@ -97,12 +98,14 @@ class RestFace:
         largest_body: int = 0,
         most_values: int = 0,
         most_nested: int = 0,
+        device: Device | None = None,
     ) -> None:
         """`wanted` returns the models that readiness requires, or raises RequestError when the server is not ready.
 
         `explain` adds explanations to errors. `metrics_page` is served at `metrics_path`, for Prometheus. With
         `list_models` GET /v1/models lists the models. A body is refused if it inflates to more than `largest_body`
         bytes, has more than `most_values` values, or nests a tensor in more than `most_nested` arrays; 0 is no limit.
+        Status and metadata name the `device`, unless it is None.
         """
         self._served = served
         self._wanted = wanted
@@ -114,6 +117,7 @@ class RestFace:
         self._largest_body = largest_body
         self._most_values = most_values
         self._most_nested = most_nested
+        self._headers = f"{DEVICE_HEADER}: {device}\r\n".encode() if device is not None else b""
 
     def place(self, request: Request) -> Place:
         """Returns where `request` should run."""
@@ -327,8 +331,8 @@ class RestFace:
             return Response(400, b"")
         if match["metadata"] == b"metadata":
             with acquire(self._served, spec) as servable:
-                return Response(200, responses.metadata(servable.model, servable.version, servable.definitions))
-        # The label is ignored, as in TensorFlow Serving.
-        return Response(
-            200, responses.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
-        )
+                body = responses.metadata(servable.model, servable.version, servable.definitions)
+        else:
+            # The label is ignored, as in TensorFlow Serving.
+            body = responses.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
+        return Response(200, body, headers=self._headers)

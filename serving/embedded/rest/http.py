@@ -28,11 +28,12 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An HTTP response."""
+    """An HTTP response. `headers` are further header lines, each with its end."""
 
     status: int
     body: bytes
     kind: bytes = JSON
+    headers: bytes = b""
 
 
 class RefusedError(Exception):

@@ -1,0 +1,1 @@
+"""The GPUs: what each process uses of them, and what it reports about them."""
