@@ -3,8 +3,8 @@
     python -m tests.bench.gpu_batching                          ResNet50 and the encoder, 64 clients of one row
     python -m tests.bench.gpu_batching --before ../old resnet   with the server of another checkout
 
-The embedded server serves a trivial model with inputs and outputs of the real one's sizes. After each run it sleeps, for
-as long as an H200 took for so many rows. The sleeps are one after the other, as runs on a GPU are. So the figures show
+The embedded server serves a trivial model with inputs and outputs of the real one's sizes. After each run it sleeps as
+long as an H200 took for so many rows. The sleeps are one after the other, as runs on a GPU are. So the figures show
 what the server costs, and nothing of what a GPU does. On a small machine the clients need the processors, too: compare
 `cpu_us`, the server's CPU for each row, and `idle`, the part of the time in which no run was on the "GPU".
 """
@@ -124,10 +124,8 @@ def started(model: Model, folder: Path, checkout: Path, flags: Sequence[str]) ->
     counters.write_bytes(bytes(8 * len(_COUNTERS)))
     port = free_port()
     given = (f"--port={port}", f"--model_name={model.name}", f"--model_base_path={model.base}", *flags)
-    script = f"import sys; sys.path.append({str(ROOT)!r})"
-    code = (
-        f"{script}; from tests.bench.gpu_batching import serve; serve({model.name!r}, {str(counters)!r}, sys.argv[1:])"
-    )
+    script = f"import sys; sys.path.append({str(ROOT)!r}); from tests.bench.gpu_batching import serve"
+    code = f"{script}; serve({model.name!r}, {str(counters)!r}, sys.argv[1:])"
     return Server(model, GRPC, port, sys.executable, "-c", code, *given, checkout=checkout), counters
 
 
