@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from tfserving.clients.availability import wait_until_available
@@ -16,13 +17,17 @@ from tfserving.clients.errors import Call, FailedPrecondition, Internal, Invalid
 from tfserving.clients.hints import hint
 from tfserving.clients.inputs import Inputs
 from tfserving.clients.limits import LONGEST_TIMEOUT, MAX_RESPONSE_BYTES
+from tfserving.clients.printable import printable
 from tfserving.clients.results import Classification, Metadata, Prediction, Regression, VersionStatus
 from tfserving.clients.signatures import Signatures
 from tfserving.clients.steps import Request, Retries, RetryingSender, Steps
+from tfserving.foundation.devices import DEVICE_HEADER
 from tfserving.foundation.examples import ExampleLike, Examples, class_arrays, read_examples
 from tfserving.foundation.tensors import Array
 
 Task: TypeAlias = Literal["classify", "regress"]
+# Characters of a device's name.
+_MOST_DEVICE = 40
 
 
 class Calls(ABC):
@@ -140,8 +145,10 @@ class Calls(ABC):
 
     def status(self, options: CallOptions) -> Steps[tuple[VersionStatus, ...]]:
         """See `tfserving.clients.client.Client.status`."""
-        found = yield from self._get_status(options)
-        return tuple(sorted(found, key=lambda status: -status.version))
+        received: dict[str, str] = {}
+        found = yield from self._get_status(options, received)
+        device = printable(received.get(DEVICE_HEADER, ""), _MOST_DEVICE)
+        return tuple(replace(status, device=device) for status in sorted(found, key=lambda one: -one.version))
 
     @abstractmethod
     def reload_config(self, options: CallOptions, config: Any) -> Steps[None]:
@@ -171,12 +178,20 @@ class Calls(ABC):
     def _get_metadata(self, options: CallOptions) -> Steps[Metadata]: ...
 
     @abstractmethod
-    def _get_status(self, options: CallOptions) -> Steps[list[VersionStatus]]: ...
+    def _get_status(self, options: CallOptions, received: dict[str, str]) -> Steps[list[VersionStatus]]:
+        """Return the versions, and add the headers of the response to `received`."""
 
     def _send(
-        self, options: CallOptions, path: str, body: bytes | None = None, *, repeatable: bool = True
+        self,
+        options: CallOptions,
+        path: str,
+        body: bytes | None = None,
+        *,
+        repeatable: bool = True,
+        received: dict[str, str] | None = None,
     ) -> Steps[bytes]:
-        return self._sender(Request(path, body, options.call, options.deadline, options.metadata, repeatable))
+        call, deadline, metadata = options.call, options.deadline, options.metadata
+        return self._sender(Request(path, body, call, deadline, metadata, repeatable, received))
 
 
 def classification(

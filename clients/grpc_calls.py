@@ -157,9 +157,9 @@ class GrpcCalls(Calls):
             raise Internal(f"the metadata can't be read: {error}", options.call) from None
         return Metadata(options.call.model, int(response.model_spec.version.value), signatures)
 
-    def _get_status(self, options: CallOptions) -> Steps[list[VersionStatus]]:
+    def _get_status(self, options: CallOptions, received: dict[str, str]) -> Steps[list[VersionStatus]]:
         request = GetModelStatusRequest(model_spec=spec_of(options.call))
-        data = yield from self._send(options, STATUS, request.SerializeToString())
+        data = yield from self._send(options, STATUS, request.SerializeToString(), received=received)
         return [
             VersionStatus(
                 version=int(status.version),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,12 @@ class GrpcTransport:
             method = self._methods[request.path] = self._channel.unary_unary(request.path)
         timeout = remaining_seconds(request.deadline, request.call)
         try:
-            response: bytes | None = method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
+            response: bytes | None
+            if request.received is None:
+                response = method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
+            else:
+                response, call = method.with_call(request.body, timeout=timeout, metadata=_metadata(request.metadata))
+                request.received.update(_texts(call.initial_metadata()))
         except grpc.RpcError as error:
             raise from_grpc(error, request.call, tls=self._tls) from None
         except ValueError as error:
@@ -78,7 +83,10 @@ class AsyncGrpcTransport:
             method = self._methods[request.path] = self._channel.unary_unary(request.path)
         timeout = remaining_seconds(request.deadline, request.call)
         try:
-            response: bytes | None = await method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
+            call = method(request.body, timeout=timeout, metadata=_metadata(request.metadata))
+            response: bytes | None = await call
+            if request.received is not None:
+                request.received.update(_texts(await call.initial_metadata()))
         except grpc.RpcError as error:
             raise from_grpc(error, request.call, tls=self._address.tls is not None) from None
         except (grpc.aio.UsageError, ValueError, TypeError) as error:
@@ -116,6 +124,11 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 def _metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str], ...] | None:
     return tuple((name.lower(), value) for name, value in metadata.items()) if metadata else None
+
+
+def _texts(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return the entries whose value is text."""
+    return {name: value for name, value in metadata or () if isinstance(value, str)}
 
 
 def _whole(response: bytes | None, call: Call) -> bytes:

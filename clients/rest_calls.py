@@ -92,15 +92,21 @@ class RestCalls(Calls):
         response = yield from self._json(options, model_path(options.call) + "/metadata", description=True)
         return _read("metadata", lambda: read_metadata(response, options.call.model), options.call)
 
-    def _get_status(self, options: CallOptions) -> Steps[list[VersionStatus]]:
-        response = yield from self._json(options, model_path(options.call), description=True)
+    def _get_status(self, options: CallOptions, received: dict[str, str]) -> Steps[list[VersionStatus]]:
+        response = yield from self._json(options, model_path(options.call), description=True, received=received)
         return _read("status", lambda: read_status(response), options.call)
 
     def _json(
-        self, options: CallOptions, path: str, body: bytes | None = None, *, description: bool = False
+        self,
+        options: CallOptions,
+        path: str,
+        body: bytes | None = None,
+        *,
+        description: bool = False,
+        received: dict[str, str] | None = None,
     ) -> Steps[Any]:
         """Return the JSON of the response. A `description` of a model has a lower limit than outputs."""
-        response = yield from self._send(options, path, body)
+        response = yield from self._send(options, path, body, received=received)
         most = description_bytes(self._largest) if description else self._largest
         values = response.count(b",") + response.count(b"[") + response.count(b"{")
         if len(response) > most or values > most // BYTES_PER_VALUE:

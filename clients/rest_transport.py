@@ -94,9 +94,13 @@ class _Exchange:
             "extensions": self._extensions,
         }
 
-    def body_of(self, response: Any, call: Call) -> ResponseBody:
+    def body_of(self, response: Any, request: Request) -> ResponseBody:
         """Return the reader of the body of `response`."""
-        return ResponseBody(response.status, response.headers, self._largest, call)
+        if request.received is not None:
+            request.received.update(
+                (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers
+            )
+        return ResponseBody(response.status, response.headers, self._largest, request.call)
 
     def failure(self, error: Exception, call: Call) -> ServingError:
         """Return the ServingError for an error of HTTP."""
@@ -130,7 +134,7 @@ class RestTransport:
         remaining_seconds(request.deadline, request.call)
         try:
             with self._pool.stream(**arguments) as response:
-                body = self._exchange.body_of(response, request.call)
+                body = self._exchange.body_of(response, request)
                 for piece in response.iter_stream():
                     if time.monotonic() > request.deadline:
                         raise TimeoutError
@@ -159,7 +163,7 @@ class AsyncRestTransport:
         try:
             with anyio.fail_after(remaining_seconds(request.deadline, request.call)):
                 async with self._pool.stream(**arguments) as response:
-                    body = self._exchange.body_of(response, request.call)
+                    body = self._exchange.body_of(response, request)
                     async for piece in response.aiter_stream():
                         if not body.add(piece):
                             break

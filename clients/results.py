@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tfserving.clients.printable import printable
 from tfserving.foundation.tensors import MOST_DIMENSIONS, Array
@@ -114,7 +114,9 @@ class VersionStatus:
     """The status of one version on the server.
 
     `state` is TensorFlow Serving's: START, LOADING, AVAILABLE, UNLOADING, END (or UNKNOWN). `code` and `message` are
-    the reason why a version ended: `OK` for one that was unloaded, else the name and the text of an error.
+    the reason why a version ended: `OK` for one that was unloaded, else the name and the text of an error. `device` is
+    the kind of device that the server names: `cpu`, `gpu` or `gpu-tf32` for the embedded server, "" for TensorFlow
+    Serving, which names none. It isn't compared.
     https://github.com/tensorflow/serving/blob/2.20.0/tensorflow_serving/apis/get_model_status.proto
     """
 
@@ -122,6 +124,7 @@ class VersionStatus:
     state: str
     code: str = "OK"
     message: str = ""
+    device: str = field(default="", compare=False)
 
     @property
     def failed(self) -> bool:

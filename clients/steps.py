@@ -23,7 +23,8 @@ class Request(NamedTuple):
 
     `path` is gRPC's (`/package.Service/Method`) or HTTP's. Over HTTP a request without `body` is a GET, else a POST.
     `deadline` is a time of `time.monotonic`. `metadata` is sent as gRPC metadata or HTTP headers. A missing response or
-    an error is a ServingError. A `repeatable` request changes nothing on the server and may be sent again.
+    an error is a ServingError. A `repeatable` request changes nothing on the server and may be sent again. The headers
+    of the response, in gRPC its initial metadata, are added to `received` if that is given, with names in lower case.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Request(NamedTuple):
     deadline: float
     metadata: Mapping[str, str] | None = None
     repeatable: bool = True
+    received: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

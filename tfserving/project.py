@@ -12,6 +12,7 @@ from tfserving.foundation.command.project import default_fleet
 from tfserving.foundation.extras import how_to_install
 
 if TYPE_CHECKING:
+    from tfserving.foundation.devices import Device
     from tfserving.serving.models_yaml.fleet import Fleet
 
 
@@ -52,6 +53,15 @@ class FoundProject:
             build = typed(f"export build {model}", fleet=self._file)
             raise CommandError(f"model {model!r} has no version in {folder}. Export one with `{build}`.", WRONG)
         return found[-1]
+
+    def device(self) -> Device | None:
+        """Return the kind of device of the fleet's servers, None if models.yaml doesn't determine it.
+
+        Raises CommandError when models.yaml can't be used.
+        """
+        from tfserving.serving.devices import fleet_device
+
+        return fleet_device(self._fleet, None)
 
     @cached_property
     def _fleet(self) -> Fleet:

@@ -25,6 +25,7 @@ from tfserving.foundation.command.errors import FAILED, UNREACHABLE, WRONG, Comm
 from tfserving.foundation.command.options import Finite, complete_models, fleet_option, json_option, report_option
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.command.project import project
+from tfserving.foundation.devices import DEVICES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,9 +33,16 @@ if TYPE_CHECKING:
     from tfserving.clients.address import ServerUrls
     from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.clients.verification.verdicts import Report, Row, Way
+    from tfserving.foundation.devices import Device
 
 _MOST_NAME = 200
-_STYLES = {"equal": "green", "within tolerance": "yellow", "different": "bold red", "failed": "bold red"}
+_STYLES = {
+    "equal": "green",
+    "within tolerance": "yellow",
+    "near tie": "yellow",
+    "different": "bold red",
+    "failed": "bold red",
+}
 
 
 @click.command(
@@ -46,6 +54,7 @@ Examples:
   tfserving verify digits \\
     --server grpcs://10.0.0.7:8500,http://10.0.0.7:8501 --tls-ca ca.pem
   tfserving verify s3://models/digits --json > report.json
+  tfserving verify digits --device gpu
   tfserving verify --against grpc://canary.example:8500
   tfserving verify captured.tfrecord --against http://canary.example:8501"""
 )
@@ -68,12 +77,20 @@ Examples:
     multiple=True,
     help="Send requests one by one, many as one batch, or 32 at a time. Repeat it for several.  [default: all three]",
 )
-@click.option("--absolute", type=Finite(0), metavar="N", help="The absolute tolerance of floats.")
 @click.option(
-    "--relative",
+    "--device",
+    type=click.Choice(DEVICES),
+    help="Use the version's tolerances for this kind of device.  [default: the one that the server names, else that of "
+    "models.yaml, else cpu]",
+)
+@click.option("--absolute", type=Finite(0), metavar="N", help="The absolute tolerance of floats.")
+@click.option("--relative", type=Finite(0), metavar="N", help="The relative tolerance of floats, added to --absolute.")
+@click.option(
+    "--scale",
     type=Finite(0),
     metavar="N",
-    help="The relative tolerance of floats, added to --absolute.  [default: that of the version; 0 for captured]",
+    help="The tolerance of floats as a part of the largest value in the row, added to the others.  [default: the "
+    "tolerances of the version; 0 for captured requests and --against]",
 )
 @timeout_option(30.0)
 @max_response_option
@@ -87,8 +104,10 @@ def verify(
     server: ServerUrls,
     against: str | None,
     ways: tuple[Way, ...],
+    device: Device | None,
     absolute: float | None,
     relative: float | None,
+    scale: float | None,
     timeout: float,
     max_response_bytes: int,
     tls: dict[str, Any],
@@ -107,6 +126,9 @@ def verify(
 
     It fails when outputs differ, when a request fails, and when a model, its newest version or a named version isn't
     served. Requests that a busy server rejects are sent again.
+
+    A version has tolerances for each kind of device: cpu, gpu, and gpu-tf32 for a GPU that rounds float32 to TF32. A
+    label that differs because the scores of two classes are closer than the tolerance is a near tie, and no failure.
     """
     from tfserving.clients.address import Tls
     from tfserving.clients.verification.proofs import SourceError
@@ -116,14 +138,19 @@ def verify(
     from tfserving.foundation.compare import Tolerance
 
     tolerance = None
-    if absolute is not None or relative is not None:
-        tolerance = Tolerance(absolute or 0.0, relative or 0.0)
+    if {absolute, relative, scale} != {None}:
+        tolerance = Tolerance(absolute or 0.0, relative or 0.0, scale or 0.0)
+    if device and (tolerance or against):
+        other = "--against" if against else "--absolute, --relative and --scale"
+        raise click.UsageError(f"--device selects tolerances of the version, which {other} replaces; leave out one")
     subjects = [source_of(source) for source in sources] or _whole_fleet()
     finished: list[Row] = []
     with Progress() as progress, _partly(finished):
         settings = Settings(
             ways=[way for way in WAYS if way in (ways or WAYS)],
             tolerance=tolerance,
+            device=device,
+            fleet_device=_fleet_device(subjects),
             timeout=timeout,
             max_response_bytes=max_response_bytes,
             progress=lambda text: progress.update(printable(text)),
@@ -172,6 +199,11 @@ def _whole_fleet() -> list[str | ModelFolder]:
     return [source_of(name) for name in models]
 
 
+def _fleet_device(subjects: list[str | ModelFolder]) -> Device | None:
+    """Return the kind of device that models.yaml implies for the server of `subjects`, if all are models of it."""
+    return None if any(isinstance(subject, str) for subject in subjects) else project().device()
+
+
 def _as_json(report: Report) -> str:
     return json.dumps(
         {
@@ -181,6 +213,8 @@ def _as_json(report: Report) -> str:
             "golden_requests": report.requests,
             "protocols": list(report.protocols),
             "against": report.against or None,
+            "tolerances": list(report.tolerances),
+            "hints": list(report.hints),
             "busy": [asdict(refusals) for refusals in report.busy],
             "rows": [_json_row(row) for row in report.rows],
         },
@@ -201,6 +235,10 @@ def _without_infinity(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _show(report: Report) -> None:
     _show_rows(report.rows)
+    for text in report.tolerances:
+        click.echo(printable(f"Tolerances: {text}."))
+    for text in report.hints:
+        click.secho(text, fg="yellow")
     for refusals in report.busy:
         click.echo(printable(str(refusals)))
     click.secho(printable(report.sentence()), fg=None if report.ok else "red", bold=True)
@@ -228,7 +266,7 @@ def _table(rows: Sequence[Row]) -> Table:
     from tfserving.clients.commands.tables import new_table
 
     text = ("model", "version", "signature", "protocol", "output")
-    table = new_table(text, ("requests", "max abs", "max ULP"), ("verdict",))
+    table = new_table(text, ("requests", "max abs", "max scale"), ("verdict",))
     for row in rows:
         table.add_row(*map(Text, _cells(row)), Text(_verdict(row), style=_STYLES[row.verdict]))
     return table
@@ -259,5 +297,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         shown(row.output),
         str(row.requests),
         "" if row.absolute is None else f"{row.absolute:.3g}",
-        shown(row.ulp),
+        "" if row.scaled is None else f"{row.scaled:.3g}",
     )

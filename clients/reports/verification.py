@@ -13,7 +13,7 @@ from tfserving.clients.verification.verdicts import WAY_NAMES, Report, Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_CLASSES = {"equal": "good", "within tolerance": "fair", "different": "bad", "failed": "bad"}
+_CLASSES = {"equal": "good", "within tolerance": "fair", "near tie": "fair", "different": "bad", "failed": "bad"}
 _MOST_NAME = 200
 _MARKERS = {"grpc": "o", "rest": "D"}
 
@@ -39,35 +39,35 @@ def write(path: Path, report: Report) -> None:
 
 
 def _plot(report: Report) -> str:
-    """Return the plot of the largest differences of float outputs, in ULPs and relative to the expected value."""
+    """Return the plot of the largest differences of float outputs: by scale and in ULPs."""
     rows = [row for row in report.rows if row.absolute is not None]
     if not rows:
         return ""
     names = list(dict.fromkeys(map(_name, rows)))
     figure = new_figure(11, 1.6 + 0.34 * len(names))
-    ulps, relative = figure.subplots(1, 2, sharey=True)
+    scaled, ulps = figure.subplots(1, 2, sharey=True)
     for row in rows:
         place = names.index(_name(row)) + (-0.13 if row.protocol == "grpc" else 0.13)
+        _mark(scaled, row, place, row.scaled)
         _mark(ulps, row, place, row.ulp)
-        _mark(relative, row, place, row.relative)
-    ulps.set_yticks(range(len(names)), names)
-    ulps.set_ylim(len(names) - 0.5, -0.5)
+    scaled.set_yticks(range(len(names)), names)
+    scaled.set_ylim(len(names) - 0.5, -0.5)
+    scaled.set_xscale("symlog", linthresh=1e-8)
     ulps.set_xscale("symlog", linthresh=1)
-    relative.set_xscale("symlog", linthresh=1e-8)
+    scaled.set_title("largest difference by scale")
+    scaled.set_xlabel("difference / largest value in the row")
     ulps.set_title("largest difference in ULPs")
     ulps.set_xlabel("difference (ULP)")
-    relative.set_title("largest relative difference")
-    relative.set_xlabel("difference / expected value")
-    for axes in (ulps, relative):
+    for axes in (scaled, ulps):
         axes.set_xlim(left=0)
         if axes.get_xlim()[1] < 1e-7:  # noqa: PLR2004 - all are equal
             axes.set_xlim(0, 1e-6)
     if ulps.get_xlim()[1] <= 1:
         ulps.set_xlim(0, 10)
     for protocol in report.protocols:
-        relative.plot([], [], _MARKERS[protocol], color="#555", label=PROTOCOL_NAMES[protocol])
+        ulps.plot([], [], _MARKERS[protocol], color="#555", label=PROTOCOL_NAMES[protocol])
     for verdict in dict.fromkeys(row.verdict for row in rows):
-        relative.plot([], [], "s", color=COLOURS[_CLASSES[verdict]], label=verdict)
+        ulps.plot([], [], "s", color=COLOURS[_CLASSES[verdict]], label=verdict)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return svg(figure)
 

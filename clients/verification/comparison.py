@@ -12,7 +12,9 @@ from tfserving.clients.busy import Patient, is_busy
 from tfserving.clients.errors import NotFound, ResourceExhausted, ServingError
 from tfserving.clients.golden import golden_outputs
 from tfserving.clients.verification.batches import batches, row_count
+from tfserving.clients.verification.near_ties import judged
 from tfserving.clients.verification.settings import Settings
+from tfserving.clients.verification.tolerance_sets import ToleranceSet
 from tfserving.clients.verification.verdicts import AT_A_TIME, WAY_NAMES, Row, Tally, Way, reason_of, row_of
 from tfserving.foundation.compare import Difference, compare
 from tfserving.foundation.golden import Golden, GoldenRequest
@@ -29,7 +31,15 @@ class Comparison:
     `failures` holds the first failed call of each signature, `compared` the requests with compared outputs.
     """
 
-    def __init__(self, server: Patient, model: str, version: int | None, golden: Golden, settings: Settings) -> None:
+    def __init__(
+        self,
+        server: Patient,
+        model: str,
+        version: int | None,
+        golden: Golden,
+        settings: Settings,
+        tolerances: ToleranceSet,
+    ) -> None:
         self.failures: dict[str, Row] = {}
         self.compared: set[int] = set()
         self._server = server
@@ -37,6 +47,8 @@ class Comparison:
         self._version = version
         self._golden = golden
         self._settings = settings
+        self._tolerances = tolerances
+        self._hints: dict[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, str], dict[Way, Tally]] = {}
         self._left_out: dict[str, dict[Way, str]] = {}
 
@@ -46,9 +58,18 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """Return a row for each output, and for each signature that failed."""
-        empty = Row(self._model, self._server.client.protocol, self._version)
+        tolerances = self._tolerances
+        empty = Row(
+            *(self._model, self._server.client.protocol, self._version),
+            device=tolerances.device,
+            tolerances=tolerances.source,
+        )
         found = [
-            row_of(replace(empty, signature=signature, output=output), tallies, self._left_out.get(signature, {}))
+            row_of(
+                replace(empty, signature=signature, output=output, hint=self._hints.get((signature, output), "")),
+                tallies,
+                self._left_out.get(signature, {}),
+            )
             for (signature, output), tallies in self._tallies.items()
         ]
         return [*found, *self.failures.values()]
@@ -191,9 +212,9 @@ class Comparison:
             elif name not in expected:
                 difference = Difference("different", reason=f"the response has it, {source} lack it")
             else:
-                tolerance = self._settings.tolerance or self._golden.tolerances.get("cpu", {}).get(
-                    expected[name].dtype.name
-                )
-                difference = compare(served[name], expected[name], tolerance)
+                difference = compare(served[name], expected[name], self._tolerances.of(expected[name]))
+                difference = judged(difference, name, served, expected, self._tolerances.of)
+                if hint := self._tolerances.hint(difference, expected[name]):
+                    self._hints[signature, name] = hint
             tallies = self._tallies.setdefault((signature, name), {})
             tallies.setdefault(way, Tally()).add(difference, where)

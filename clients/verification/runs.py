@@ -11,6 +11,7 @@ from tfserving.clients.results import VersionStatus
 from tfserving.clients.verification.comparison import Comparison, MovedError
 from tfserving.clients.verification.proofs import Captured, Versions
 from tfserving.clients.verification.settings import Settings
+from tfserving.clients.verification.tolerance_sets import NoToleranceError, tolerance_set
 from tfserving.clients.verification.verdicts import Row, count, reason_of
 from tfserving.foundation.golden import Golden, GoldenError, read_golden
 from tfserving.foundation.labels import CANARY, STABLE, canary_name
@@ -22,6 +23,7 @@ MOVES = 5
 def run_of(server: Patient, model: str, subject: Versions | Captured, settings: Settings) -> Run:
     """Return the verification of `model` with the requests in `subject`."""
     if isinstance(subject, Captured):
+        # They have no tolerances.
         captured = {version: Golden(tuple(requests), {}) for version, requests in subject.requests.items()}
         return RequestsRun(server, model, captured, settings)
     if settings.against is None:
@@ -47,13 +49,20 @@ class Run:
         """Return a row for each output, and for each failure."""
         raise NotImplementedError
 
-    def _compared(self, version: int | None, golden: Golden, name: str | None = None) -> list[Row]:
-        """Return the rows of one version, under `name` if given. Raises MovedError when it is no longer served."""
+    def _compared(self, version: int | None, golden: Golden, name: str | None = None, device: str = "") -> list[Row]:
+        """Return the rows of one version, under `name` if given, on a server that names this device.
+
+        Raises MovedError when it is no longer served.
+        """
         name = name or self.model
+        try:
+            tolerances = tolerance_set(golden, self._settings, device)
+        except NoToleranceError as error:
+            return [self._failed(str(error), version=version, name=name)]
         where = f"{name} version {version}" if version is not None else name
         requests = count(len(golden.requests), "golden request")
         self._settings.progress(f"{where} over {PROTOCOL_NAMES[self._client.protocol]}: {requests}")
-        comparison = Comparison(self._server, name, version, golden, self._settings)
+        comparison = Comparison(self._server, name, version, golden, self._settings, tolerances)
         for way in self._settings.ways:
             comparison.go(way)
             if any(row.unreachable for row in comparison.failures.values()):
@@ -121,7 +130,7 @@ class VersionsRun(Run):
                     served += [(canary_name(self.model), version) for version in self._canary(wanted)]
                 for name, version in served:
                     if (name, version) not in done:
-                        done[name, version] = self._version(version, name)
+                        done[name, version] = self._version(version, name, statuses[0].device)
                 needed = self._needed({version for _, version in served}, max(available))
             except MovedError as error:
                 # The server replaced the version by a newer one, which is verified next.
@@ -179,7 +188,7 @@ class VersionsRun(Run):
         newest = max(self._versions.on_disk(), default=0)
         return [newest] if newest not in verified and self._labelled(self.model, STABLE) != served else []
 
-    def _version(self, version: int, name: str) -> list[Row]:
+    def _version(self, version: int, name: str, device: str) -> list[Row]:
         """Return the rows of one served version. Raises MovedError when it is no longer served."""
         try:
             folder = self._versions.on_disk().get(version)
@@ -189,7 +198,7 @@ class VersionsRun(Run):
             golden = read_golden(folder)
         except (GoldenError, OSError) as error:
             return [self._failed(str(error), version=version, name=name)]
-        return self._compared(version, golden, name)
+        return self._compared(version, golden, name, device)
 
 
 def _golden(folder: Path | None) -> Golden | GoldenError:

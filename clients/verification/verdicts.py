@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from tfserving.clients.busy import Refusals
 from tfserving.clients.errors import PROTOCOL_NAMES, DeadlineExceeded, ServingError, Unavailable
 from tfserving.clients.unreachable import START
 from tfserving.foundation.compare import Difference, Verdict
+from tfserving.foundation.devices import Device
 
 # How requests are sent: one after the other, many as one batch, many at the same time.
 Way: TypeAlias = Literal["alone", "batch", "concurrent"]
 WAYS: tuple[Way, ...] = ("alone", "batch", "concurrent")
 AT_A_TIME = 32
 WAY_NAMES: Mapping[Way, str] = {"alone": "one by one", "batch": "in a batch", "concurrent": f"{AT_A_TIME} at a time"}
-_BADNESS: dict[Verdict, int] = {"equal": 0, "within tolerance": 1, "different": 2, "failed": 3}
+# From the best to the worst; the first three match.
+_BADNESS: dict[Verdict, int] = {verdict: place for place, verdict in enumerate(get_args(Verdict))}
+_MATCHING = ("equal", "within tolerance", "near tie")
 
 Number = TypeVar("Number", int, float)
 
@@ -29,6 +33,7 @@ class Tally:
     verdict: Verdict = "equal"
     absolute: float | None = None
     relative: float | None = None
+    scaled: float | None = None
     ulp: int | None = None
     reason: str = ""
 
@@ -37,6 +42,7 @@ class Tally:
         self.requests += 1
         self.absolute = _larger(self.absolute, difference.absolute)
         self.relative = _larger(self.relative, difference.relative)
+        self.scaled = _larger(self.scaled, difference.scaled)
         self.ulp = _larger(self.ulp, difference.ulp)
         if _BADNESS[difference.verdict] > _BADNESS[self.verdict]:
             self.verdict, self.reason = difference.verdict, f"{where}: {difference.reason}"
@@ -48,8 +54,9 @@ class Row:
 
     `requests` is the number of golden requests sent one by one. `ways` holds the result of each way, `left_out` the
     reason why a way was skipped. In a row that failed before outputs were compared, unknown fields are None. `code` is
-    the status code of a failed call. `absolute`, `relative` and `ulp` are those of
-    `tfserving.foundation.compare.Difference`.
+    the status code of a failed call. `absolute`, `relative`, `scaled` and `ulp` are those of
+    `tfserving.foundation.compare.Difference`. `device` is the kind of device whose tolerances were used, `tolerances`
+    describes these. `hint` is the probable cause of a difference.
     """
 
     model: str
@@ -61,16 +68,20 @@ class Row:
     verdict: Verdict = "failed"
     absolute: float | None = None
     relative: float | None = None
+    scaled: float | None = None
     ulp: int | None = None
     reason: str = ""
+    hint: str = ""
+    device: Device | None = None
+    tolerances: str = ""
     code: str = ""
     ways: Mapping[Way, Tally] = field(default_factory=dict)
     left_out: Mapping[Way, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether the outputs match within the tolerance."""
-        return _BADNESS[self.verdict] <= 1
+        """Whether the outputs match: equal, within the tolerance, or but for a near tie."""
+        return self.verdict in _MATCHING
 
     @property
     def unreachable(self) -> bool:
@@ -89,21 +100,15 @@ class Row:
 def row_of(row: Row, ways: Mapping[Way, Tally], left_out: Mapping[Way, str]) -> Row:
     """Return `row` with the results of its ways."""
     worst = max(ways.values(), key=lambda tally: _BADNESS[tally.verdict])
-    numbers: dict[str, float | int | None] = {"absolute": None, "relative": None, "ulp": None}
-    for tally in ways.values():
-        numbers = {name: _larger(known, getattr(tally, name)) for name, known in numbers.items()}
-    ulp = numbers["ulp"]
-    return Row(
-        model=row.model,
-        protocol=row.protocol,
-        version=row.version,
-        signature=row.signature,
-        output=row.output,
-        requests=next(iter(ways.values())).requests,
+    every = ways.values()
+    return replace(
+        row,
+        requests=next(iter(every)).requests,
         verdict=worst.verdict,
-        absolute=numbers["absolute"],
-        relative=numbers["relative"],
-        ulp=None if ulp is None else int(ulp),
+        absolute=reduce(_larger, (tally.absolute for tally in every)),
+        relative=reduce(_larger, (tally.relative for tally in every)),
+        scaled=reduce(_larger, (tally.scaled for tally in every)),
+        ulp=reduce(_larger, (tally.ulp for tally in every)),
         reason=worst.reason,
         ways=ways,
         left_out=left_out,
@@ -135,12 +140,29 @@ class Report:
         """Whether the only failures are those of a server that can't be reached."""
         return not self.ok and all(row.ok or row.unreachable for row in self.rows)
 
+    @property
+    def tolerances(self) -> tuple[str, ...]:
+        """The descriptions of the tolerances, each with the models that it applies to unless there is only one."""
+        models: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            if row.tolerances:
+                models.setdefault(row.tolerances, {})[f"{row.model} over {PROTOCOL_NAMES[row.protocol]}"] = None
+        return tuple(f"{', '.join(names)}: {text}" if len(models) > 1 else text for text, names in models.items())
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """The probable causes of differences."""
+        return tuple(dict.fromkeys(row.hint for row in self.rows if row.hint))
+
     def sentence(self) -> str:
         """Return the outcome in one sentence."""
         wrong = [row for row in self.rows if not row.ok]
         if wrong:
             return f"{len(wrong)} of {len(self.rows)} comparisons failed, the first: {wrong[0]}"
-        verdict = "equal" if all(row.verdict == "equal" for row in self.rows) else "equal or within tolerance"
+        verdicts = {row.verdict for row in self.rows}
+        verdict = "equal" if verdicts == {"equal"} else "equal or within tolerance"
+        if "near tie" in verdicts:
+            verdict = "equal, within tolerance or near ties"
         over = " and ".join(PROTOCOL_NAMES[protocol] for protocol in self.protocols)
         requests = "the golden request" if self.requests == 1 else f"all {self.requests} golden requests"
         to = f" to those of {self.against}" if self.against else ""

@@ -56,6 +56,7 @@ config {{ name: "flowers" base_path: "{folder}/flowers" model_platform: "tensorf
 config {{ name: "centred" base_path: "{folder}/centred" model_platform: "tensorflow" }}
 config {{ name: "shared" base_path: "{folder}/shared" model_platform: "tensorflow" }}
 config {{ name: "tampered" base_path: "{folder}/tampered" model_platform: "tensorflow" }}
+config {{ name: "rounded" base_path: "{folder}/rounded" model_platform: "tensorflow" }}
 config {{ name: "moving" base_path: "{folder}/moving" model_platform: "tensorflow" }}
 config {{ name: "breaking" base_path: "{folder}/breaking" model_platform: "tensorflow" }}
 """

@@ -310,9 +310,10 @@ class TestVerify:
         assert lines[-1] == "all 11 golden requests of 2 models equal over gRPC and REST"
         assert lines[0].split() == [
             *("model", "version", "signature", "protocol", "output", "requests"),
-            *("max", "abs", "max", "ULP", "verdict"),
+            *("max", "abs", "max", "scale", "verdict"),
         ]
         assert "scale 1 serving_default REST total 2 0 0 equal" in [" ".join(line.split()) for line in lines]
+        assert lines[-2].startswith("Tolerances: cpu, ")
         assert "\x1b" not in result.stdout
 
     def test_a_difference_is_code_1_and_named(self, server: Server) -> None:

@@ -116,6 +116,39 @@ class Flowers(tf.Module):  # type: ignore[misc]
         return {"outputs": 3 * self.parsed(inputs)["length"]}
 
 
+def tf32(values: Any) -> Any:
+    """Float32 `values` with 10 bits of mantissa: what a GPU multiplies that computes in TF32."""
+    # Half of the last bit that stays is added, and the 13 bits behind it are cut.
+    return tf.bitcast(tf.bitwise.bitwise_and(tf.bitcast(values, tf.int32) + 0x1000, ~0x1FFF), tf.float32)
+
+
+class Classifier(tf.Module):  # type: ignore[misc]
+    """Scores of 8 classes, the best one as a number and by name, and the best three; in TF32 or not."""
+
+    def __init__(self, *, rounded: bool) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.random.default_rng(2).normal(size=(16, 8)).astype(np.float32))
+        self.rounded = rounded
+        x = tf.TensorSpec([None, 16], tf.float32, name="x")
+        self.functions = {
+            "serving_default": tf.function(self.classified).get_concrete_function(x),
+            "label": tf.function(lambda x: {"label": self.classified(x)["label"]}).get_concrete_function(x=x),
+            "best": tf.function(self.best).get_concrete_function(x),
+        }
+
+    def scores(self, x: Any) -> Any:
+        return tf.matmul(tf32(x), tf32(self.weights)) if self.rounded else tf.matmul(x, self.weights)
+
+    def classified(self, x: Any) -> Any:
+        scores = self.scores(x)
+        label = tf.argmax(scores, 1)
+        return {"scores": scores, "label": label, "name": tf.strings.join(["class ", tf.strings.as_string(label)])}
+
+    def best(self, x: Any) -> Any:
+        scores, indices = tf.math.top_k(self.scores(x), 3)
+        return {"best_scores": scores, "best": indices}
+
+
 def save(module: Any, folder: Path, golden: Mapping[str, list[dict[str, Array]]]) -> None:
     """Writes `module` and, for the inputs in `golden`, its requests with the module's answers."""
     tf.saved_model.save(module, str(folder), signatures=module.functions)
@@ -133,6 +166,27 @@ def save(module: Any, folder: Path, golden: Mapping[str, list[dict[str, Array]]]
                 response.outputs[name].CopyFrom(to_proto(np.asarray(answer.numpy())))
             records.append(log.SerializeToString())
     finish(folder, records)
+
+
+def save_rounded(folder: Path) -> None:
+    """Writes a Classifier that computes in TF32, with the golden requests of one that does not.
+
+    Of the second request of each signature, some labels are others under TF32.
+    """
+    exact, rounded = Classifier(rounded=False), Classifier(rounded=True)
+    rows = np.random.default_rng(3).normal(size=(100_000, 16)).astype(np.float32)
+    answers = [module.functions["serving_default"](x=tf.constant(rows)) for module in (exact, rounded)]
+    labels = [answer["label"].numpy() for answer in answers]
+    flipped, same = (rows[places][:4] for places in (labels[0] != labels[1], labels[0] == labels[1]))
+    assert len(flipped) == 4
+    some = [{"x": same}, {"x": np.concatenate([same[:2], flipped])}]
+    save(exact, folder, dict.fromkeys(exact.functions, some))
+    records = (folder / RECORDS).read_bytes()
+    shutil.rmtree(folder)
+    save(rounded, folder, {})
+    (folder / RECORDS).write_bytes(records)
+    sets = {"cpu": (1e-5, 1e-5, 0.0), "gpu-tf32": (0.0, 0.0, 2e-3)}
+    write_manifest(folder, sets)
 
 
 def save_flowers(folder: Path) -> None:
@@ -177,9 +231,15 @@ def finish(folder: Path, records: list[bytes]) -> None:
     """Writes golden requests and the manifest of the version in `folder`."""
     (folder / RECORDS).parent.mkdir(exist_ok=True)
     write_records(folder / RECORDS, records)
+    write_manifest(folder, {"cpu": (1e-6, 1e-5, 0.0)})
+
+
+def write_manifest(folder: Path, tolerances: Mapping[str, tuple[float, float, float]]) -> None:
+    """Writes the manifest of a version with golden requests; `tolerances` are those of float32 by kind of device."""
     digest = hashlib.sha256((folder / RECORDS).read_bytes()).hexdigest()
+    names = ("absolute", "relative", "scale")
     manifest = {
-        "tolerances": {"cpu": {"float32": {"absolute": 1e-6, "relative": 1e-5, "scale": 0}}},
+        "tolerances": {device: {"float32": dict(zip(names, one, strict=True))} for device, one in tolerances.items()},
         "files": {RECORDS: {"sha256": digest}},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -200,6 +260,7 @@ def write(folder: Path) -> None:
     save(Centred(), folder / "centred" / "1", {"serving_default": [{"x": rows}, {"x": rows[:2]}]})
     save_flowers(folder / "flowers" / "1")
     save_shared(folder / "shared" / "1")
+    save_rounded(folder / "rounded" / "1")
     # The weights of one version, the golden requests of another.
     shutil.copytree(folder / "scale" / "1", folder / "tampered" / "1")
     shutil.rmtree(folder / "tampered" / "1" / "variables")

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from tfserving.foundation.tensors import STRING, Array, dtype_of
 
-Verdict = Literal["equal", "within tolerance", "different", "failed"]
+# A near tie: a label that differs because the scores of two classes are as good as equal.
+Verdict = Literal["equal", "within tolerance", "near tie", "different", "failed"]
 Floats = npt.NDArray[np.floating[Any]]
 
 # For each float: the integers of its size, and the bits that are not its sign.
@@ -88,6 +89,11 @@ def compare(served: Array, wanted: Array, tolerance: Tolerance | None = None) ->
     return _floats(served, wanted, tolerance)
 
 
+def is_float(array: Array) -> bool:
+    """Return whether `array` holds floats, of which some may differ within a tolerance."""
+    return array.dtype.newbyteorder("=") in _BITS
+
+
 def row_scales(array: Array) -> npt.NDArray[np.float64]:
     """Return for each value of `array` the largest finite magnitude in its row, in a shape that broadcasts to it."""
     magnitudes = np.abs(array.astype(np.float64))
@@ -118,7 +124,8 @@ def _keys(array: Array) -> npt.NDArray[np.int64]:
 
 
 def _exact(served: Array, wanted: Array) -> Difference:
-    unequal = np.array([one != other for one, other in zip(served.flat, wanted.flat, strict=True)], np.bool_)
+    # For objects, too, a loop in C.
+    unequal = np.asarray(served != wanted, np.bool_)
     if not unequal.any():
         return Difference("equal")
     return Difference("different", reason=_at(served, wanted, int(unequal.argmax())))
@@ -131,7 +138,7 @@ def _integers(served: Array, wanted: Array) -> Difference:
     largest = int(apart.max(initial=0))
     if not largest:
         return Difference("equal", 0.0, 0.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.max(apart / np.abs(wanted.astype(np.float64)), initial=0.0, where=apart > 0))
     return Difference("different", float(largest), relative, None, _at(served, wanted, int(apart.argmax())))
 

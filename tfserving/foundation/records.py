@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from tfserving.foundation.crc32c import contributions, mask, masked_crc32c
+from tfserving.foundation.crc32c import crc32c, mask, masked_crc32c
 from tfserving.foundation.files import written_whole
 
 _LENGTH = struct.Struct("<Q")
@@ -143,10 +144,20 @@ def _headers(data: bytes) -> list[int]:
     if count < 1:
         return []
     values = np.frombuffer(data, np.uint8)
-    crc = np.full(count, 0xFFFFFFFF, np.uint32)
-    for place, table in enumerate(contributions(_LENGTH.size)):
-        # A checksum begins as ones, as if they were added to the first four bytes.
-        crc ^= table[values[place : place + count] ^ (0xFF if place < _CHECKSUM.size else 0)]
+    crc = np.full(count, crc32c(bytes(_LENGTH.size)), np.uint32)
+    for place, table in enumerate(_contributions()):
+        crc ^= table[values[place : place + count]]
     stored = np.ndarray(count, "<u4", data, _LENGTH.size, (1,))
     places: list[int] = np.flatnonzero(mask(crc.astype(np.uint64)) == stored).tolist()
     return places
+
+
+@cache
+def _contributions() -> Any:
+    """Return what a byte adds (XOR) to the checksum of the length 0: uint32 of shape (8, 256), by place and value.
+
+    A CRC is linear, so the checksum of a length is that of 0 with the contributions of its bytes.
+    """
+    zero = crc32c(bytes(_LENGTH.size))
+    lengths = [[value << 8 * place for value in range(256)] for place in range(_LENGTH.size)]
+    return np.array([[crc32c(_LENGTH.pack(length)) ^ zero for length in row] for row in lengths], np.uint32)

@@ -9,6 +9,7 @@ from typing import Protocol
 import click
 
 from tfserving.foundation.command.errors import WRONG, CommandError
+from tfserving.foundation.devices import Device
 
 FLEET_FILE = "models.yaml"
 FLEET_VARIABLE = "TFSERVING_FLEET"
@@ -31,6 +32,12 @@ class Project(Protocol):
 
     def version(self, model: str) -> int:
         """Return the version that clients get: the `stable` one, else the newest. Raises CommandError."""
+
+    def device(self) -> Device | None:
+        """Return the kind of device of the fleet's servers, None if models.yaml doesn't determine it.
+
+        Raises CommandError when models.yaml can't be used.
+        """
 
 
 def project() -> Project:
