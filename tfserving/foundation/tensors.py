@@ -161,7 +161,7 @@ def read_flat(
 ) -> tuple[Array, tuple[int, ...]]:
     """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
 
-    `content` takes the place of its `tensor_content`. It is not copied, and must not be of strings.
+    `content` takes the place of its `tensor_content`. It is not copied, unless it is of strings.
 
     Raises ValueError as `from_proto` does.
     """
@@ -175,7 +175,7 @@ def read_flat(
     content = proto.tensor_content if content is None else content
     if content and count:
         if dtype is STRING:
-            return _unpack_strings(content, count, largest), shape
+            return _unpack_strings(bytes(content), count, largest), shape
         wanted = count * dtype.numpy.itemsize
         if len(content) != wanted:
             raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")

@@ -11,8 +11,8 @@ PIXELS, NUMBERS = np.zeros((1, 100, 3), np.uint8), np.zeros((1, 7), np.float32)
 
 def test_arrays_have_the_types_and_shapes_of_rows_and_are_aligned() -> None:
     pixels, numbers = Memory().arrays([PIXELS, NUMBERS], 5)
-    assert (pixels.dtype, pixels.shape) == (np.uint8, (5, 100, 3))
-    assert (numbers.dtype, numbers.shape) == (np.float32, (5, 7))
+    assert [array.dtype for array in (pixels, numbers)] == [PIXELS.dtype, NUMBERS.dtype]
+    assert [array.shape for array in (pixels, numbers)] == [(5, 100, 3), (5, 7)]
     assert [array.ctypes.data % ALIGNMENT for array in (pixels, numbers)] == [0, 0]
     pixels[:] = 1
     numbers[:] = 2
