@@ -83,7 +83,8 @@ def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
     from tfserving.serving.embedded.core import loader
     from tfserving.serving.embedded.processes import serving_process
 
-    make_call: Callable[..., Callable[..., list[Array]]] = loader.make_call
+    name_of_call = "make_call"
+    make_call: Callable[..., Callable[..., list[Array]]] = getattr(loader, name_of_call)
     gpu = threading.Lock()
     counted = np.memmap(counters, np.float64, "r+", shape=(len(_COUNTERS),))
 
@@ -101,7 +102,7 @@ def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
 
         return run
 
-    loader.make_call = make  # type: ignore[assignment]
+    setattr(loader, name_of_call, make)
     # A checkout from before batching knew a GPU doesn't read it.
     serving_process.ServingProcess._has_gpu = property(lambda _: True)  # type: ignore[assignment]
     sys.argv[1:] = arguments
@@ -153,7 +154,11 @@ def main() -> None:
                 f"max_batch_size {{ value: {arguments.largest} }} max_enqueued_batches {{ value: 100 }} "
                 f"num_batch_threads {{ value: {arguments.threads} }} allowed_batch_sizes: {sizes}\n"
             )
-            flags = ("--enable_batching", f"--batching_parameters_file={parameters}", f"--grpc_max_threads={THREADS}")
+            flags: tuple[str, ...] = (
+                "--enable_batching",
+                f"--batching_parameters_file={parameters}",
+                f"--grpc_max_threads={THREADS}",
+            )
             flags += (f"--grpc_transport={arguments.transport}",)
             checkouts = {"now": ROOT} | ({"before": arguments.before.resolve()} if arguments.before else {})
             there = {key: started(model, folder, checkout, flags) for key, checkout in checkouts.items()}

@@ -38,6 +38,8 @@ Execute = Callable[[Sequence[Array]], list[Array]]
 LARGE_ROW_BYTES = 16 << 10
 # A batch has memory from the start unless it could take more than this.
 MOST_BATCH_BYTES = 256 << 20
+# How long a batch's results wait on a GPU, so that the next one starts first.
+HAND_ON_SECONDS = 0.0003
 # Batches from this size on are concatenated in memory that is reused.
 LARGE_BATCH_BYTES = 1 << 20
 
@@ -268,7 +270,9 @@ class Scheduler:
             outputs = _run(batch, self._memory, parameters)
         finally:
             batch.memory = None
-            self._hand_on(queue, batch)
+            if self._hand_on(queue, batch) and self._fills:
+                # The next leader needs Python's lock, which the threads of these requests would compete for.
+                time.sleep(HAND_ON_SECONDS)
             for ticket in batch.tickets:
                 if outputs is not None:
                     ticket.outputs = _part(outputs, ticket)
@@ -301,13 +305,16 @@ class Scheduler:
         if batch.copied is not None:
             batch.copied.wait()
 
-    def _hand_on(self, queue: _Queue, batch: _Batch) -> None:
+    def _hand_on(self, queue: _Queue, batch: _Batch) -> bool:
+        """Returns whether another batch got the thread."""
         with self._lock:
             self._free += 1
+            free = self._free
             if batch.closed:
                 queue.running.remove(batch.rows)
             self._forget(queue)
             self._call_leaders()
+            return self._free < free
 
 
 def _copied_early(ticket: _Ticket, parameters: Parameters) -> bool:
