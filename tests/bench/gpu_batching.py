@@ -80,11 +80,10 @@ def save(folder: Path, name: str) -> Model:
 def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
     """Runs the embedded server, whose session takes as long as a GPU; counts in the file `counters`."""
     from tfserving.serving.embedded import __main__ as program
-    from tfserving.serving.embedded.core import loader
+    from tfserving.serving.embedded.core import loader, session_call
     from tfserving.serving.embedded.processes import serving_process
 
-    name_of_call = "make_call"
-    make_call: Callable[..., Callable[..., list[Array]]] = getattr(loader, name_of_call)
+    make_call: Callable[..., Callable[..., list[Array]]] = session_call.make_call
     gpu = threading.Lock()
     counted = np.memmap(counters, np.float64, "r+", shape=(len(_COUNTERS),))
 
@@ -102,7 +101,7 @@ def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
 
         return run
 
-    setattr(loader, name_of_call, make)
+    loader.make_call = make  # type: ignore[attr-defined]
     # A checkout from before batching knew a GPU doesn't read it.
     serving_process.ServingProcess._has_gpu = property(lambda _: True)  # type: ignore[assignment]
     sys.argv[1:] = arguments

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.serving.embedded import saved_models
 from tfserving.foundation.tensors import Array
-from tfserving.serving.embedded.core import batch_warmup, loader, warmup
+from tfserving.serving.embedded.core import batch_warmup, loader, session_call, warmup
 from tfserving.serving.embedded.core.batch_parameters import Parameters
 from tfserving.serving.embedded.core.batch_warmup import play_sizes
 from tfserving.serving.embedded.core.batching import Scheduler
@@ -42,7 +42,7 @@ def version(tmp_path: Path) -> Path:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[Array]]:
     """The inputs of each run of the session."""
     inputs: list[list[Array]] = []
-    make_call = loader.make_call
+    make_call = session_call.make_call
 
     def made(*given: Any) -> Any:
         call = make_call(*given)
