@@ -101,7 +101,7 @@ def serve(name: str, counters: Path, arguments: Sequence[str]) -> None:
 
         return run
 
-    loader.make_call = make  # type: ignore[attr-defined]
+    loader.make_call = make  # type: ignore[attr-defined, assignment]
     # A checkout from before batching knew a GPU doesn't read it.
     serving_process.ServingProcess._has_gpu = property(lambda _: True)  # type: ignore[assignment]
     sys.argv[1:] = arguments
