@@ -20,87 +20,33 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from tfserving.foundation.tensors import STRING, Array, dtype_of
-from tfserving.serving.embedded.core.batch_memory import Memory, row_bytes
+from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.batch import (
+    Batch,
+    Execute,
+    Queue,
+    Ticket,
+    capacity,
+    copied_early,
+    copy_rows,
+    part_of,
+    rows_of,
+    run_batch,
+    shapes_of,
+)
+from tfserving.serving.embedded.core.batch_memory import Memory
 from tfserving.serving.embedded.core.batch_parameters import Parameters
-from tfserving.serving.embedded.core.deadline import deadline, too_late
+from tfserving.serving.embedded.core.deadline import too_late
 from tfserving.serving.embedded.core.pool import step_aside, step_back
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
-Execute = Callable[[Sequence[Array]], list[Array]]
-
-# Rows of at least this size are copied when they arrive, by their own threads. The leader concatenates smaller ones.
-LARGE_ROW_BYTES = 16 << 10
-# A batch has memory from the start unless it could take more than this.
-MOST_BATCH_BYTES = 256 << 20
 # How long a batch's results wait on a GPU, so that the next one starts first.
 HAND_ON_SECONDS = 0.0003
-# Batches from this size on are concatenated in memory that is reused.
-LARGE_BATCH_BYTES = 1 << 20
-
-
-class _Ticket:
-    """A waiting request. `woken` is released when it has its result, or when it is `called` to lead."""
-
-    __slots__ = ("arrays", "called", "copied", "error", "outputs", "place", "rows", "since", "until", "woken")
-
-    def __init__(self, arrays: Sequence[Array], rows: int) -> None:
-        self.arrays = arrays
-        self.rows = rows
-        # Its first row in the batch.
-        self.place = 0
-        self.copied = False
-        # Its deadline, in seconds of time.monotonic.
-        self.until = deadline.until
-        self.since = time.monotonic()
-        self.woken = threading.Lock()
-        self.woken.acquire()
-        self.called = False
-        self.outputs: list[Array] | None = None
-        self.error: RequestError | None = None
-
-
-class _Batch:
-    """Requests that run together. `memory` has an array for each input, into which they copy their rows."""
-
-    __slots__ = ("closed", "copied", "copying", "execute", "filled", "full", "memory", "rows", "tickets")
-
-    def __init__(self, execute: Execute) -> None:
-        self.execute = execute
-        self.tickets: list[_Ticket] = []
-        self.rows = 0
-        # No more requests fit. The leader that waits for this has set `filled`.
-        self.full = False
-        self.filled: threading.Event | None = None
-        # No more requests may join. The leader that waits for the `copying` requests has set `copied`.
-        self.closed = False
-        self.memory: list[Array] | None = None
-        self.copying = 0
-        self.copied: threading.Event | None = None
-
-    def fill(self) -> None:
-        """Marks it as full."""
-        self.full = True
-        if self.filled is not None:
-            self.filled.set()
-
-
-class _Queue:
-    """The batches of one key that are not closed; only the last one takes requests."""
-
-    __slots__ = ("batches", "key", "rows", "running")
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self.batches: deque[_Batch] = deque()
-        self.rows = 0
-        # The rows of its closed batches that are not complete.
-        self.running: list[int] = []
 
 
 class Scheduler:
@@ -114,9 +60,9 @@ class Scheduler:
         self._aside = aside
         self._fills = fills
         self._lock = threading.Lock()
-        self._queues: dict[Hashable, _Queue] = {}
+        self._queues: dict[Hashable, Queue] = {}
         # The queues whose first batch has no leader, in turn.
-        self._waiting: deque[_Queue] = deque()
+        self._waiting: deque[Queue] = deque()
         self._memory = Memory()
 
     @property
@@ -131,7 +77,7 @@ class Scheduler:
         Raises RequestError: what `execute` raises; INVALID_ARGUMENT for arrays that can't be batched, UNAVAILABLE when
         the queue is full, FAILED_PRECONDITION for outputs that don't have one row for each input row.
         """
-        rows = _rows(arrays)
+        rows = rows_of(arrays)
         if rows > parameters.max_batch_size:
             text = f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}"
             raise RequestError(Code.INVALID_ARGUMENT, text)
@@ -146,8 +92,8 @@ class Scheduler:
                 for start in range(0, rows, most)
             ]
             return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
-        key = (key, _shapes(arrays, padded=parameters.pad_variable_length_inputs))
-        ticket = _Ticket(arrays, rows)
+        key = (key, shapes_of(arrays, padded=parameters.pad_variable_length_inputs))
+        ticket = Ticket(arrays, rows)
         queue, batch = self._enter(key, ticket, execute, parameters)
         if not ticket.called:
             if batch.memory is not None:
@@ -160,10 +106,10 @@ class Scheduler:
         assert ticket.outputs is not None
         return ticket.outputs
 
-    def _enter(self, key: Hashable, ticket: _Ticket, execute: Execute, parameters: Parameters) -> tuple[_Queue, _Batch]:
+    def _enter(self, key: Hashable, ticket: Ticket, execute: Execute, parameters: Parameters) -> tuple[Queue, Batch]:
         """Adds `ticket` to a batch, and calls it to lead if it can. Raises RequestError UNAVAILABLE: too many wait."""
         with self._lock:
-            queue = self._queues.get(key) or self._queues.setdefault(key, _Queue(key))
+            queue = self._queues.get(key) or self._queues.setdefault(key, Queue(key))
             batches = -(-queue.rows // parameters.max_batch_size)
             if batches >= parameters.max_enqueued_batches and queue.batches:
                 text = (
@@ -176,7 +122,7 @@ class Scheduler:
                 batch.fill()
                 batch = None
             if batch is None:
-                batch = _Batch(execute)
+                batch = Batch(execute)
                 queue.batches.append(batch)
                 if len(queue.batches) == 1:
                     self._waiting.append(queue)
@@ -188,13 +134,13 @@ class Scheduler:
                 batch.fill()
             if self._free and self._waiting:
                 self._call_leaders(ticket)
-            if not ticket.called and _copied_early(ticket, parameters):
+            if not ticket.called and copied_early(ticket, parameters):
                 if batch.memory is None:
-                    batch.memory = self._memory.arrays(ticket.arrays, _capacity(parameters))
+                    batch.memory = self._memory.arrays(ticket.arrays, capacity(parameters))
                 batch.copying += 1
             return queue, batch
 
-    def _call_leaders(self, last: _Ticket | None = None) -> None:
+    def _call_leaders(self, last: Ticket | None = None) -> None:
         """Gives the free threads to batches that can start; called with the lock held.
 
         The request that came `last` leads its batch, since its thread needn't be woken.
@@ -212,16 +158,16 @@ class Scheduler:
             leader.called = True
             leader.woken.release()
 
-    def _copy(self, batch: _Batch, ticket: _Ticket) -> None:
+    def _copy(self, batch: Batch, ticket: Ticket) -> None:
         """Copies the rows of `ticket`. numpy does that without Python's lock."""
         assert batch.memory is not None
-        _copy_rows(batch.memory, ticket)
+        copy_rows(batch.memory, ticket)
         with self._lock:
             batch.copying -= 1
             if not batch.copying and batch.copied is not None:
                 batch.copied.set()
 
-    def _wait(self, queue: _Queue, batch: _Batch, ticket: _Ticket) -> None:
+    def _wait(self, queue: Queue, batch: Batch, ticket: Ticket) -> None:
         """Waits until `ticket` has its result, or is called to lead. Raises RequestError DEADLINE_EXCEEDED."""
         if self._aside:
             step_aside()
@@ -240,7 +186,7 @@ class Scheduler:
                 self._remove(queue, batch, ticket)
         raise too_late()
 
-    def _remove(self, queue: _Queue, batch: _Batch, ticket: _Ticket) -> None:
+    def _remove(self, queue: Queue, batch: Batch, ticket: Ticket) -> None:
         """Removes a request from a batch that is not closed; called with the lock held."""
         batch.tickets.remove(ticket)
         queue.rows -= ticket.rows
@@ -255,19 +201,19 @@ class Scheduler:
             self._waiting.remove(queue)
             self._forget(queue)
 
-    def _forget(self, queue: _Queue) -> None:
+    def _forget(self, queue: Queue) -> None:
         """Deletes a queue without batches; called with the lock held."""
         if not queue.batches and not queue.running and self._queues.get(queue.key) is queue:
             del self._queues[queue.key]
 
-    def _lead(self, queue: _Queue, batch: _Batch, leader: _Ticket, parameters: Parameters) -> None:
+    def _lead(self, queue: Queue, batch: Batch, leader: Ticket, parameters: Parameters) -> None:
         """Runs `batch`, and hands the thread on."""
         outputs = None
         closed = time.monotonic()
         try:
             self._close(queue, batch, parameters)
             closed = time.monotonic()
-            outputs = _run(batch, self._memory, parameters)
+            outputs = run_batch(batch, self._memory, parameters)
         finally:
             batch.memory = None
             if self._hand_on(queue, batch) and self._fills:
@@ -275,14 +221,14 @@ class Scheduler:
                 time.sleep(HAND_ON_SECONDS)
             for ticket in batch.tickets:
                 if outputs is not None:
-                    ticket.outputs = _part(outputs, ticket)
+                    ticket.outputs = part_of(outputs, ticket)
                 elif ticket.outputs is None and ticket.error is None:
                     ticket.error = RequestError(Code.INTERNAL, "the batch of this request did not complete")
                 if ticket is not leader:
                     ticket.woken.release()
                 metrics.QUEUING_LATENCY.observe((closed - ticket.since) * 1e6)
 
-    def _close(self, queue: _Queue, batch: _Batch, parameters: Parameters) -> None:
+    def _close(self, queue: Queue, batch: Batch, parameters: Parameters) -> None:
         """Closes `batch` when it is full or its first request has waited for the batch timeout, and rows are copied."""
         if parameters.batch_timeout_micros:
             left = batch.tickets[0].since + parameters.batch_timeout_micros / 1e6 - time.monotonic()
@@ -305,7 +251,7 @@ class Scheduler:
         if batch.copied is not None:
             batch.copied.wait()
 
-    def _hand_on(self, queue: _Queue, batch: _Batch) -> bool:
+    def _hand_on(self, queue: Queue, batch: Batch) -> bool:
         """Returns whether another batch got the thread."""
         with self._lock:
             self._free += 1
@@ -315,137 +261,3 @@ class Scheduler:
             self._forget(queue)
             self._call_leaders()
             return self._free < free
-
-
-def _copied_early(ticket: _Ticket, parameters: Parameters) -> bool:
-    """Returns whether the rows of `ticket` are copied into the batch's memory when they arrive."""
-    sizes = [row_bytes(array) for array in ticket.arrays]
-    return (
-        max(sizes) >= LARGE_ROW_BYTES
-        and sum(sizes) * _capacity(parameters) <= MOST_BATCH_BYTES
-        and not parameters.pad_variable_length_inputs
-        and not any(array.dtype.hasobject for array in ticket.arrays)
-    )
-
-
-def _capacity(parameters: Parameters) -> int:
-    return max(parameters.largest, *parameters.allowed_batch_sizes[-1:], 1)
-
-
-def _copy_rows(memory: Sequence[Array], ticket: _Ticket) -> None:
-    for into, array in zip(memory, ticket.arrays, strict=True):
-        into[ticket.place : ticket.place + ticket.rows] = array
-    ticket.copied = True
-
-
-def _run(batch: _Batch, memory: Memory, parameters: Parameters) -> list[Array] | None:
-    """Runs a closed batch; returns its outputs. When it fails it runs each request alone, and returns None."""
-    tickets = batch.tickets
-    # The batch runs until the latest deadline of its requests.
-    ends = [ticket.until for ticket in tickets]
-    until = None if None in ends else max(end for end in ends if end is not None)
-    try:
-        return _execute(batch.execute, *_merged(batch, memory, parameters), until)
-    except RequestError as error:
-        if len(tickets) == 1:
-            tickets[0].error = error
-            return None
-    for ticket in tickets:
-        alone = _Batch(batch.execute)
-        alone.tickets, alone.rows = [ticket], ticket.rows
-        try:
-            outputs = _execute(batch.execute, *_merged(alone, memory, parameters), ticket.until)
-            ticket.outputs = _part(outputs, ticket)
-        except RequestError as error:
-            ticket.error = error
-    return None
-
-
-def _execute(execute: Execute, arrays: Sequence[Array], rows: int, until: float | None) -> list[Array]:
-    own, deadline.until = deadline.until, until
-    try:
-        outputs = execute(arrays)
-    finally:
-        deadline.until = own
-    for output in outputs:
-        _check_output(output, rows)
-    return outputs
-
-
-def _part(outputs: Sequence[Array], ticket: _Ticket) -> list[Array]:
-    return [output[ticket.place : ticket.place + ticket.rows] for output in outputs]
-
-
-def _merged(batch: _Batch, memory: Memory, parameters: Parameters) -> tuple[list[Array], int]:
-    """Returns the inputs of all requests of a batch, padded to an allowed size, and that size.
-
-    Padding rows are copies of a real row.
-    """
-    tickets = batch.tickets
-    if batch.memory is not None and (len(tickets) > 1 or tickets[0].copied):
-        for ticket in tickets:
-            if not ticket.copied:
-                _copy_rows(batch.memory, ticket)
-        size = parameters.size(batch.rows)
-        for array in batch.memory:
-            array[batch.rows : size] = array[:1]
-        return [array[:size] for array in batch.memory], size
-    rows = 0
-    for ticket in tickets:
-        ticket.place = rows
-        rows += ticket.rows
-    size = parameters.size(rows)
-    if len(tickets) == 1 and size == rows:
-        return list(tickets[0].arrays), size
-    merged = []
-    for arrays in zip(*(ticket.arrays for ticket in tickets), strict=True):
-        parts = _padded(arrays)
-        is_large = row_bytes(parts[0]) * size >= LARGE_BATCH_BYTES and not parts[0].dtype.hasobject
-        into = memory.arrays(parts[:1], size)[0] if is_large else None
-        merged.append(np.concatenate([*parts, *[parts[0][:1]] * (size - rows)], out=into))
-    return merged, size
-
-
-def _padded(arrays: Sequence[Array]) -> list[Array]:
-    """Pads all dimensions of `arrays` but the first to those of the largest."""
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) == 1:
-        return list(arrays)
-    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    return [_pad(array, largest) for array in arrays]
-
-
-def _pad(array: Array, shape: Sequence[int]) -> Array:
-    widths = [(0, 0), *((0, size - there) for size, there in zip(shape, array.shape[1:], strict=True))]
-    if dtype_of(array) is not STRING:
-        return np.pad(array, widths)
-    padded = np.full((array.shape[0], *shape), b"", object)
-    padded[tuple(slice(size) for size in array.shape)] = array
-    return padded
-
-
-def _rows(arrays: Sequence[Array]) -> int:
-    for array in arrays:
-        if not array.shape:
-            text = "Batching Run() input tensors must have at least one dimension"
-            raise RequestError(Code.INVALID_ARGUMENT, text)
-        if array.shape[0] != arrays[0].shape[0]:
-            text = "Batching Run() input tensors must have equal 0th-dimension size"
-            raise RequestError(Code.INVALID_ARGUMENT, text)
-    return arrays[0].shape[0] if arrays else 0
-
-
-def _shapes(arrays: Sequence[Array], *, padded: bool) -> Hashable:
-    """Returns the common key of arrays that can be concatenated: their shapes, or their ranks when they are padded."""
-    return tuple((array.dtype.str, array.ndim if padded else array.shape[1:]) for array in arrays)
-
-
-def _check_output(output: Array, rows: int) -> None:
-    if not output.shape:
-        raise RequestError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
-    if output.shape[0] != rows:
-        text = (
-            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-            "tensors"
-        )
-        raise RequestError(Code.FAILED_PRECONDITION, text)

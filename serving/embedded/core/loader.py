@@ -18,8 +18,9 @@ from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.served_ops import hint, libraries, libraries_for
 from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.batch import Execute
 from tfserving.serving.embedded.core.batch_parameters import Parameters
-from tfserving.serving.embedded.core.batching import Execute, Scheduler
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.deep import Deep, make_deep_run
 from tfserving.serving.embedded.core.pace import Pace
 from tfserving.serving.embedded.core.safety import check_operations

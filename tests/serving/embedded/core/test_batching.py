@@ -17,9 +17,10 @@ import tensorflow as tf
 from tests.serving.embedded import saved_models
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.tensors import Array
+from tfserving.serving.embedded.core.batch import LARGE_ROW_BYTES
 from tfserving.serving.embedded.core.batch_memory import ALIGNMENT
 from tfserving.serving.embedded.core.batch_parameters import Parameters, own_parameters, read_parameters
-from tfserving.serving.embedded.core.batching import LARGE_ROW_BYTES, Scheduler
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
