@@ -4,11 +4,15 @@
 
 Each candidate gets a model server of its own, which is started, measured and stopped. The parameters are documented at
 https://github.com/tensorflow/serving/tree/master/tensorflow_serving/batching
+
+On a GPU each new batch size takes up to seconds, and one batch runs at a time. So all candidates there have padded
+sizes, and one or two threads.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,17 +25,26 @@ from pathlib import Path
 from tfserving.clients.bench.load import Step
 from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
+from tfserving.foundation.batch_sizes import powers_of_two
+from tfserving.foundation.devices import DEVICES, Device, device_kind
+from tfserving.foundation.gpus import visible_gpus
 from tfserving.foundation.last_words import last_words
 from tfserving.foundation.model_server import VARIABLE, find_model_server, no_model_server
 from tfserving.foundation.programs import end_with_parent
 from tfserving.foundation.temporary import temporary_folder
 
-LONGEST_START = 120.0
+# With the warm-up: XLA takes up to 13 s for each batch size on a GPU.
+LONGEST_START = 300.0
 LONGEST_STOP = 30.0
 # Far more than there are requests in flight, so that the server rejects none.
 MOST_ENQUEUED = 1000
 # Likewise: TensorFlow Serving has 4 threads for each CPU by default, rejects more gRPC calls, and queues REST calls.
 _THREADS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256")
+# NVIDIA's libraries never use TF32 when this is 0:
+# https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html#tf32_override
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+# https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/common_runtime/gpu/gpu_device.cc
+CREATED = re.compile(r"Created device \S*device:GPU:")
 # A candidate must be better by more than the variation of measurements.
 BETTER = 1.03
 
@@ -71,12 +84,12 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Space:
-    """The values to try; with `padding` also batch sizes in powers of two."""
+    """The values to try. `padding` is whether batches are padded to sizes in powers of two; None: both ways."""
 
     max_batch_size: Sequence[int] = (4, 16, 64, 128)
     batch_timeout_micros: Sequence[int] = (0, 1000, 5000)
     num_batch_threads: Sequence[int] = tuple(dict.fromkeys((1, 2, os.cpu_count() or 1)))
-    padding: bool = True
+    padding: bool | None = None
 
     def first(self) -> Parameters:
         """Return the start of the search, in the middle."""
@@ -84,15 +97,31 @@ class Space:
         def middle(values: Sequence[int]) -> int:
             return sorted(values)[len(values) // 2]
 
-        return Parameters(middle(self.max_batch_size), middle(self.batch_timeout_micros), min(self.num_batch_threads))
+        threads = min(self.num_batch_threads)
+        found = Parameters(middle(self.max_batch_size), middle(self.batch_timeout_micros), threads)
+        return _padded(found) if self.padding else found
 
     def changes(self, of: Parameters) -> list[list[Parameters]]:
         """Return for each parameter the variants of `of` with its other values."""
         sizes = [_sized(replace(of, max_batch_size=size)) for size in self.max_batch_size]
         timeouts = [replace(of, batch_timeout_micros=timeout) for timeout in self.batch_timeout_micros]
         threads = [replace(of, num_batch_threads=number) for number in self.num_batch_threads]
-        padded = [of, _sized(replace(of, allowed_batch_sizes=(1,)))] if self.padding else []
+        padded = [of, _padded(of)] if self.padding is None else []
         return [sizes, timeouts, threads, padded]
+
+
+# The defaults for a server on a GPU.
+ON_A_GPU = Space(max_batch_size=(16, 32, 64, 128), num_batch_threads=(1, 2), padding=True)
+# Requests at a time, unless they are given. Two batches run or wait.
+CONCURRENCY, CONCURRENCY_ON_A_GPU = 32, 128
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server: its URLs by protocol, and the kind of device that it computes on."""
+
+    urls: Mapping[str, str]
+    device: Device
 
 
 @dataclass(frozen=True)
@@ -170,9 +199,11 @@ def _sized(parameters: Parameters) -> Parameters:
     """Return `parameters` with batch sizes in powers of two up to the largest, if they have batch sizes."""
     if not parameters.allowed_batch_sizes:
         return parameters
-    sizes = [1 << power for power in range(parameters.max_batch_size.bit_length())]
-    sizes = [size for size in sizes if size < parameters.max_batch_size]
-    return replace(parameters, allowed_batch_sizes=(*sizes, parameters.max_batch_size))
+    return _padded(parameters)
+
+
+def _padded(parameters: Parameters) -> Parameters:
+    return replace(parameters, allowed_batch_sizes=powers_of_two(parameters.max_batch_size))
 
 
 def default_command() -> list[str]:
@@ -189,8 +220,14 @@ def default_command() -> list[str]:
 @contextmanager
 def running_server(
     command: Sequence[str], model: str, folder: Path, parameters: Parameters | None
-) -> Iterator[Mapping[str, str]]:
-    """Run a server with the model in `folder`; return its URLs by protocol. Raises StartError when it doesn't start."""
+) -> Iterator[Running]:
+    """Run a server with the model in `folder`, and return it. Raises StartError when it doesn't start.
+
+    It computes float32 without TF32, unless NVIDIA_TF32_OVERRIDE is set, or the command has --enable_tf32.
+    """
+    environment = dict(os.environ)
+    if not any(part.startswith("--enable_tf32") for part in command):
+        environment.setdefault(TF32_OVERRIDE, "0")
     ports = _free_ports()
     with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
         file, log = temporary / "batching_parameters.txt", temporary / "log"
@@ -206,6 +243,7 @@ def running_server(
                     [*command, *flags],
                     stdout=output,
                     stderr=output,
+                    env=environment,
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # noqa: PLW1509 - it only calls prctl
                 )
@@ -213,8 +251,8 @@ def running_server(
                 raise StartError(f"the server command {command[0]!r} can't be run: {error.strerror}") from None
         try:
             urls = {"grpc": f"grpc://127.0.0.1:{ports['grpc']}", "rest": f"http://127.0.0.1:{ports['rest']}"}
-            _wait(process, urls["grpc"], model, log)
-            yield urls
+            named = _wait(process, urls["grpc"], model, log)
+            yield Running(urls, named or _device(log, environment))
         finally:
             process.terminate()
             try:
@@ -224,21 +262,37 @@ def running_server(
                 process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> None:
-    """Wait until the model is available. Raises StartError when the server ends first."""
+def _wait(process: subprocess.Popen[bytes], url: str, model: str, log: Path) -> Device | None:
+    """Wait until the model is available; return the device that the server names.
+
+    Raises StartError when the server ends first.
+    """
     with connect(url) as client:
         for _ in range(int(LONGEST_START)):
             try:
                 client.wait_until_available(model, timeout=1.0)
+                named = client.status(model)[0].device
             except ServingError as error:
                 trouble = f"isn't ready after {LONGEST_START:g} s ({error.text})"
                 if process.poll() is not None:
                     trouble = f"ended with exit code {process.returncode}"
                     break
             else:
-                return
+                return next((device for device in DEVICES if device == named), None)
     lines = last_words(log.read_text(errors="replace").splitlines())
     raise StartError(f"the model server {trouble}. The end of its log:\n{lines}")
+
+
+def _device(log: Path, environment: Mapping[str, str]) -> Device:
+    """Return the device of a server that names none: TensorFlow Serving logs that TensorFlow created a GPU's device.
+
+    Where such lines are turned off, the GPUs are those of this machine.
+    """
+    text, gpus = log.read_text(errors="replace"), visible_gpus()
+    quiet = environment.get("TF_CPP_MIN_LOG_LEVEL", "0") != "0"
+    found = bool(CREATED.search(text)) or (quiet and bool(gpus))
+    tf32 = environment.get(TF32_OVERRIDE) != "0" and (not gpus or any(gpu.has_tf32 for gpu in gpus))
+    return device_kind(gpu=found, tf32=tf32)
 
 
 def _free_ports() -> dict[str, int]:

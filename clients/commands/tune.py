@@ -29,8 +29,9 @@ from tfserving.foundation.files import written_whole
 if TYPE_CHECKING:
     from tfserving.clients.bench.generator import Bench
     from tfserving.clients.bench.load import Step
-    from tfserving.clients.tune import Candidate, Parameters
+    from tfserving.clients.tune import Candidate, Parameters, Space
     from tfserving.clients.verification.proofs import ModelFolder
+    from tfserving.foundation.devices import Device
 
 
 @click.command(
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 Examples:
   tfserving tune digits --limit p99=20ms
   tfserving tune digits --server-command "run.sh model_server"
+  CUDA_VISIBLE_DEVICES=1 tfserving tune resnet --concurrency 256
   tfserving tune models/digits --concurrency 64 --report tune.html"""
 )
 @click.argument("model", metavar="MODEL|FOLDER", shell_complete=complete_models)
 @limit_option("Only count candidates within this latency, for example p99=20ms.")
 @click.option(
-    "--concurrency", type=click.IntRange(1), default=32, show_default=True, metavar="N", help="Requests at a time."
+    "--concurrency", type=click.IntRange(1), metavar="N", help="Requests at a time.  [default: 32; 128 on a GPU]"
 )
 @input_option
 @requests_option
@@ -55,10 +57,16 @@ Examples:
     show_default=True,
     help="The protocol of the requests.",
 )
-@click.option("--max-batch-size", metavar="N,…", help="Values to try.  [default: 4,16,64,128]")
+@click.option("--max-batch-size", metavar="N,…", help="Values to try.  [default: 4,16,64,128; 16,32,64,128 on a GPU]")
 @click.option("--batch-timeout-micros", metavar="N,…", help="Values to try.  [default: 0,1000,5000]")
-@click.option("--num-batch-threads", metavar="N,…", help="Values to try.  [default: 1, 2 and the number of CPUs]")
-@click.option("--no-padding", is_flag=True, help="Don't try batch sizes in powers of two (allowed_batch_sizes).")
+@click.option(
+    "--num-batch-threads", metavar="N,…", help="Values to try.  [default: 1, 2 and the number of CPUs; 1,2 on a GPU]"
+)
+@click.option(
+    "--no-padding",
+    is_flag=True,
+    help="Don't try batch sizes in powers of two (allowed_batch_sizes). On a GPU it tries no others by default.",
+)
 @click.option(
     "--server-command",
     metavar="COMMAND",
@@ -89,7 +97,7 @@ def tune(
     *,
     model: str,
     limit: tuple[str, float] | None,
-    concurrency: int,
+    concurrency: int | None,
     signature: str | None,
     given: tuple[str, ...],
     requests: str | None,
@@ -110,16 +118,19 @@ def tune(
     It starts a server for each candidate, measures it and stops it: some 10 s each, for one or two dozen candidates.
     Nothing else should use the machine meanwhile. It also measures the model without batching; if that is best, it
     writes no file.
+
+    If the server computes on a GPU, batches are padded to powers of two, and one or two of them run at a time. TF32 is
+    off, unless NVIDIA_TF32_OVERRIDE is set or the server's command has --enable_tf32.
     """
     from tfserving.clients.bench.generator import GeneratorError
-    from tfserving.clients.tune import Space, StartError, best, search
+    from tfserving.clients.tune import ON_A_GPU, Candidate, Space, StartError, best, search
 
-    space = Space(
-        max_batch_size=numbers(max_batch_size, int, "--max-batch-size") or Space.max_batch_size,
-        batch_timeout_micros=_from_zero(batch_timeout_micros) or Space.batch_timeout_micros,
-        num_batch_threads=numbers(num_batch_threads, int, "--num-batch-threads") or Space.num_batch_threads,
-        padding=not no_padding,
-    )
+    tried: dict[str, Any] = {
+        "max_batch_size": numbers(max_batch_size, int, "--max-batch-size"),
+        "batch_timeout_micros": _from_zero(batch_timeout_micros),
+        "num_batch_threads": numbers(num_batch_threads, int, "--num-batch-threads"),
+    }
+    tried = {name: values for name, values in tried.items() if values} | ({"padding": False} if no_padding else {})
     check_requests(requests)
     found = _model_folder(model)
     command = _command(server_command)
@@ -128,6 +139,8 @@ def tune(
     with Progress() as progress:
         measuring = _Measuring(found, command, protocol, (signature, given, requests), concurrency, window, progress)
         try:
+            measured[None] = Candidate(None, measuring(None))
+            space = replace(Space() if measuring.device == "cpu" else ON_A_GPU, **tried)
             search(measuring, space, limit, measured)
         except (StartError, GeneratorError) as error:
             raise CommandError(str(error)) from None
@@ -140,9 +153,15 @@ def tune(
     winner = best(candidates, limit)
     try:
         if as_json:
-            shown = {"best": winner and _json(winner), "candidates": list(map(_json, candidates))}
+            shown = {
+                "device": measuring.device,
+                "best": winner and _json(winner),
+                "candidates": list(map(_json, candidates)),
+            }
             click.echo(json.dumps(shown, indent=2))
         else:
+            if measuring.device != "cpu":
+                click.echo(_on_a_gpu(measuring.device, space))
             _show(candidates, winner, limit)
             _conclude(winner, limit, output)
     finally:
@@ -215,17 +234,19 @@ class _Measuring:
         command: list[str],
         protocol: str,
         sent: tuple[str | None, tuple[str, ...], str | None],
-        concurrency: int,
+        concurrency: int | None,
         window: float,
         progress: Progress,
     ) -> None:
-        from tfserving.clients.bench.load import Durations, Load
+        from tfserving.clients.bench.load import Durations
 
+        # That of the first server; the others are like it.
+        self.device: Device = "cpu"
         self._model = model
         self._command = command
         self._protocol = protocol
         self._sent = sent
-        self._load = Load(concurrency=concurrency)
+        self._concurrency = concurrency
         self._durations = Durations(warm_up=1.0, window=window)
         self._progress = progress
         self._count = 0
@@ -233,14 +254,16 @@ class _Measuring:
 
     def __call__(self, parameters: Parameters | None) -> Step:
         from tfserving.clients.address import ServerUrls, read_address
-        from tfserving.clients.tune import running_server
+        from tfserving.clients.bench.load import Load
+        from tfserving.clients.tune import CONCURRENCY, CONCURRENCY_ON_A_GPU, running_server
 
         self._count += 1
         candidate = f"candidate {self._count}, {'no batching' if parameters is None else parameters}"
         self._progress.update(f"{candidate}: starting the server")
-        with running_server(self._command, self._model.name, self._model.folder, parameters) as urls:
-            url = urls[self._protocol]
+        with running_server(self._command, self._model.name, self._model.folder, parameters) as server:
+            url = server.urls[self._protocol]
             if self._bench is None:
+                self.device = server.device
                 signature, given, requests = self._sent
                 self._bench = prepared(
                     Target(ServerUrls((url,)), 30.0, {}),
@@ -260,7 +283,15 @@ class _Measuring:
                 page=lambda: None,
                 progress=lambda text: self._progress.update(f"{candidate}: {text}"),
             )
-            return bench.measure(self._load)
+            usual = CONCURRENCY if self.device == "cpu" else CONCURRENCY_ON_A_GPU
+            return bench.measure(Load(concurrency=self._concurrency or usual))
+
+
+def _on_a_gpu(device: Device, space: Space) -> str:
+    """Return what the search tries on a GPU."""
+    threads = " or ".join(map(str, space.num_batch_threads))
+    sizes = "padded to powers of two" if space.padding else "not padded" if space.padding is False else "of any size"
+    return f"The server computes on a GPU ({device}): batches are {sizes}, and {threads} of them run at a time.\n"
 
 
 def _from_zero(text: str | None) -> list[int]:

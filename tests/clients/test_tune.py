@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.clients.conftest import UNDER_LOAD
+from tests.driver import Driver
+from tests.serving.embedded.running import ROOT
 from tfserving.cli import tfserving
 from tfserving.clients.bench.load import Load, Step, Window, step_of
 from tfserving.clients.commands.tune import _show as shown
 from tfserving.clients.reports.tuning import write
 from tfserving.clients.tune import (
+    ON_A_GPU,
+    TF32_OVERRIDE,
     Candidate,
     Parameters,
     Space,
@@ -25,7 +30,9 @@ from tfserving.clients.tune import (
     running_server,
     search,
 )
-from tfserving.serving.embedded.core.batching import read_parameters
+from tfserving.clients.tune import _device as device_of
+from tfserving.foundation.batch_sizes import powers_of_two
+from tfserving.serving.embedded.core.batch_parameters import read_parameters
 
 pytestmark = UNDER_LOAD
 SPACE = Space(max_batch_size=(4, 16, 64), batch_timeout_micros=(0, 1000, 5000), num_batch_threads=(1, 4))
@@ -118,6 +125,62 @@ def test_the_text_is_what_a_server_reads(tmp_path: Path) -> None:
     assert list(read.allowed_batch_sizes) == [16, 48]
 
 
+def test_on_a_gpu_all_candidates_have_padded_sizes_and_at_most_two_threads() -> None:
+    found: dict[Parameters | None, Candidate] = {}
+    search(pretended, ON_A_GPU, None, found)
+    tried = [parameters for parameters in found if parameters is not None]
+    assert len(tried) > 3
+    assert all(one.allowed_batch_sizes == powers_of_two(one.max_batch_size) for one in tried)
+    assert {one.num_batch_threads for one in tried} == {1, 2}
+    assert max(one.max_batch_size for one in tried) == 128
+
+
+LOG = (
+    "I0000 gpu_device.cc:2019] Created device /job:localhost/replica:0/task:0/device:GPU:0 with 136000 MB memory:  -> …"
+)
+FOUND = "0, GPU-0, NVIDIA H200, 143771, 4, 580.95.05, 9.0"
+
+
+@pytest.mark.parametrize(
+    ("log", "gpus", "environment", "device"),
+    [
+        ("Running gRPC ModelServer", (FOUND,), {TF32_OVERRIDE: "0"}, "cpu"),
+        (LOG, (FOUND,), {TF32_OVERRIDE: "0"}, "gpu"),
+        (LOG, (FOUND,), {TF32_OVERRIDE: ""}, "gpu-tf32"),
+        ("", (FOUND,), {TF32_OVERRIDE: "0", "TF_CPP_MIN_LOG_LEVEL": "2"}, "gpu"),
+        ("", (), {TF32_OVERRIDE: "0", "TF_CPP_MIN_LOG_LEVEL": "2"}, "cpu"),
+    ],
+)
+def test_the_device_of_tensorflow_serving_is_read_from_its_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log: str,
+    gpus: tuple[str, ...],
+    environment: dict[str, str],
+    device: str,
+) -> None:
+    Driver(tmp_path).lists(*gpus)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "log").write_text(log)
+    assert device_of(tmp_path / "log", environment) == device
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "wanted"),
+    [(None, [], "0"), ("", [], ""), (None, ["--enable_tf32=true"], None)],
+)
+def test_a_server_computes_without_tf32_unless_the_user_wants_it(
+    models: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, flags: list[str], wanted: str | None
+) -> None:
+    monkeypatch.delenv(TF32_OVERRIDE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(TF32_OVERRIDE, given)
+    words = [sys.executable, "-c", f"import os, sys; sys.exit(repr(os.environ.get({TF32_OVERRIDE!r})))", *flags]
+    with pytest.raises(StartError) as ended, running_server(words, "scale", models / "scale", None):
+        pass
+    assert str(ended.value).endswith(repr(wanted))
+
+
 def test_a_server_that_does_not_start_says_why(models: Path) -> None:
     wrong = [*default_command(), "--no_such_flag=1"]
     said = r"ended with exit code [12]. The end of its log:\n(.*\n)*.*no_such_flag"
@@ -163,6 +226,7 @@ class TestCommand:
         result = run(models / "scale", *options, "--json")
         assert result.exit_code == 0, result.output
         found = json.loads(result.stdout)
+        assert found["device"] == "cpu"
         asked = [
             candidate["parameters"] and candidate["parameters"]["max_batch_size"] for candidate in found["candidates"]
         ]
@@ -172,6 +236,20 @@ class TestCommand:
         if output.exists():
             assert "max_batch_size { value: 8 }" in output.read_text()
         assert page.read_text().count("<svg") == 1
+
+    def test_on_a_gpu_it_pads_batches_and_says_so(
+        self, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Driver(tmp_path).lists(FOUND)
+        pretended = json.dumps({"gpus": [["NVIDIA H200", [9, 0]]], "path": str(tmp_path)})
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        command = shlex.join([sys.executable, "-m", "tests.serving.embedded.pretended", f"--pretend={pretended}"])
+        options = (*self.QUICK, "--num-batch-threads", "2", "--server-command", command)
+        result = run(models / "scale", *options, "--output", tmp_path / "batching")
+        assert result.exit_code == 0, result.output
+        said = "The server computes on a GPU (gpu): batches are padded to powers of two, and 2 of them run at a time."
+        assert result.stdout.splitlines()[0] == said
+        assert "up to 8 in 0 µs, 2 threads, sizes 1/2/4/8" in result.stdout
 
     def test_a_limit_that_nothing_keeps_is_code_1(self, models: Path, tmp_path: Path) -> None:
         options = (*self.QUICK, "--concurrency", "1", "--num-batch-threads", "1", "--no-padding")

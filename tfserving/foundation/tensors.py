@@ -156,8 +156,12 @@ def from_proto(proto: Any, largest: int = LARGEST_DECLARED) -> Array:
     return flat.reshape(shape)
 
 
-def read_flat(proto: Any, largest: int = LARGEST_DECLARED) -> tuple[Array, tuple[int, ...]]:
+def read_flat(
+    proto: Any, largest: int = LARGEST_DECLARED, content: memoryview | None = None
+) -> tuple[Array, tuple[int, ...]]:
     """The elements of `proto` in one dimension, and its shape, which may have more than numpy's 64 dimensions.
+
+    `content` takes the place of its `tensor_content`. It is not copied, unless it is of strings.
 
     Raises ValueError as `from_proto` does.
     """
@@ -168,10 +172,10 @@ def read_flat(proto: Any, largest: int = LARGEST_DECLARED) -> tuple[Array, tuple
     described = proto.tensor_shape.SerializeToString()
     shape = _read_shape(described) if len(described) <= _KEPT_BYTES else _shape_of(described)
     count = prod(shape)
-    content = proto.tensor_content
+    content = proto.tensor_content if content is None else content
     if content and count:
         if dtype is STRING:
-            return _unpack_strings(content, count, largest), shape
+            return _unpack_strings(bytes(content), count, largest), shape
         wanted = count * dtype.numpy.itemsize
         if len(content) != wanted:
             raise ValueError(f"tensor_content has {len(content)} bytes, {dtype.name} of shape {shape} needs {wanted}")

@@ -18,7 +18,9 @@ from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import SignatureDefMap
 from tfserving.foundation.served_ops import hint, libraries, libraries_for
 from tfserving.foundation.tensors import Array
-from tfserving.serving.embedded.core.batching import Parameters, Scheduler
+from tfserving.serving.embedded.core.batch import Execute
+from tfserving.serving.embedded.core.batch_parameters import Parameters
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.deep import Deep, make_deep_run
 from tfserving.serving.embedded.core.pace import Pace
 from tfserving.serving.embedded.core.safety import check_operations
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 SERVING_TAGS = ("serve",)
 # Clients choose output filters, so the number of distinct calls that a version caches needs a limit.
 CALLS_KEPT = 64
+# The sets of shapes for which a warm-up runs all batch sizes. Where a length varies, a warm-up can have many.
+SHAPES_PLAYED = 16
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class Servable:
         self._lock = threading.Lock()
         self._calls: dict[tuple[object, ...], Call] = {}
         self._deep: dict[str, Call] = {}
+        # Whether the warm-up is complete.
+        self._warm = False
         # Only whole signatures are batched, as in TensorFlow Serving's batching session.
         self._batched = {
             (
@@ -167,6 +173,12 @@ class Servable:
         key = (tuple(feeds), tuple(fetches))
         return (self._calls.get(key) or self._make(key, feeds, fetches))(*inputs)
 
+    def end_warm_up(self) -> list[BatchedCall]:
+        """Returns the batched calls that the warm-up made. From now on none of them keeps its inputs."""
+        with self._lock:
+            self._warm = True
+            return [call for call in self._calls.values() if isinstance(call, BatchedCall)]
+
     def has_signatures(self) -> str:
         """Describes the signatures that exist, for an error."""
         names = ", ".join(map(repr, sorted(self.signatures))) or "no signatures"
@@ -202,7 +214,9 @@ class Servable:
         batching = self._batching
         if batching and (tuple(feeds), frozenset(fetches)) in self._batched:
             scheduler = batching.of_loops if self._ending else batching.scheduler
-            call = _batched(call, (id(self), tuple(feeds), tuple(fetches)), scheduler, batching.parameters)
+            call = BatchedCall(call, (id(self), tuple(feeds), tuple(fetches)), scheduler, batching.parameters)
+            if self._warm:
+                call.played = None
         with self._lock:
             if len(self._calls) >= CALLS_KEPT:
                 self._calls.pop(next(iter(self._calls)))
@@ -210,11 +224,32 @@ class Servable:
         return call
 
 
-def _batched(call: Call, key: Hashable, scheduler: Scheduler, parameters: Parameters) -> Call:
-    def batched(*arrays: Array) -> list[Array]:
-        return scheduler.run(key, arrays, lambda merged: call(*merged), parameters)
+class BatchedCall:
+    """A call of the session whose requests are batched; `alone` is the call itself.
 
-    return batched
+    Until the warm-up of the version is complete, `played` has the first inputs for each set of shapes of a row, and all
+    numbers of rows.
+    """
+
+    __slots__ = ("_execute", "_key", "_scheduler", "alone", "parameters", "played")
+
+    def __init__(self, alone: Call, key: Hashable, scheduler: Scheduler, parameters: Parameters) -> None:
+        self.alone = alone
+        self.parameters = parameters
+        self.played: dict[Hashable, tuple[Sequence[Array], set[int]]] | None = {}
+        self._execute: Execute = lambda merged: alone(*merged)
+        self._key = key
+        self._scheduler = scheduler
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        """Runs it together with other requests. Raises RequestError."""
+        outputs = self._scheduler.run(self._key, arrays, self._execute, self.parameters)
+        played = self.played
+        if played is not None and len(arrays[0]):
+            shapes = tuple(array.shape[1:] for array in arrays)
+            if shapes in played or len(played) < SHAPES_PLAYED:
+                played.setdefault(shapes, (arrays, set()))[1].add(len(arrays[0]))
+        return outputs
 
 
 def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:

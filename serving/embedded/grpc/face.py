@@ -26,6 +26,7 @@ from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.served import Served
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.grpc import large_tensors
 from tfserving.serving.embedded.grpc.examples import classify_response, multi_inference_response, regress_response
 from tfserving.serving.embedded.grpc.parts import check_parts, kind_of
 from tfserving.serving.embedded.grpc.responses import (
@@ -104,11 +105,12 @@ def _method(request_class: Any, respond: Callable[[Any], bytes], most_parts: int
 def _parser(request_class: Any, most_parts: int) -> Callable[[bytes], Any]:
     """Returns a function that parses a request. It raises RequestError for invalid bytes, and for too many parts."""
     kind = kind_of(request_class.DESCRIPTOR)
+    read = large_tensors.parse if request_class is PredictRequest else request_class.FromString
 
     def parse(data: bytes) -> Any:
         check_parts(data, kind, most_parts)
         try:
-            return request_class.FromString(data)
+            return read(data)
         except DecodeError:
             raise RequestError(Code.INTERNAL, "") from None
 

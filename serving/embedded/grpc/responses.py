@@ -19,6 +19,7 @@ from tfserving.serving.embedded.core.model_config import Model, models_of
 from tfserving.serving.embedded.core.served import Served
 from tfserving.serving.embedded.core.signature import DEFAULT_SIGNATURE
 from tfserving.serving.embedded.errors import Code, RequestError
+from tfserving.serving.embedded.grpc.large_tensors import Cut
 from tfserving.serving.embedded.grpc.parts import packed_strings, too_many
 from tfserving.serving.embedded.grpc.tensor_proto import write_response
 
@@ -33,7 +34,7 @@ def predict_response(
     largest: int = LARGEST_DECLARED,
     most_strings: int = 0,
 ) -> bytes:
-    """Returns a PredictResponse to a PredictRequest, with tensors in typed fields or in `tensor_content`.
+    """Returns a PredictResponse to a PredictRequest or LargeRequest, with tensors in typed fields or `tensor_content`.
 
     An input can declare at most `largest` bytes. All together can have `most_strings` in `tensor_content`; 0: no limit.
     """
@@ -51,10 +52,12 @@ def predict_response(
 
         def decode(proto: Any) -> Array:
             nonlocal packed
+            if type(proto) is Cut:
+                return _decode(*proto, largest=largest)
             packed += packed_strings(proto)
             if packed > most_strings > 0:
                 raise too_many()
-            return _decode(proto, largest)
+            return _decode(proto, largest=largest)
 
         outputs = predict(servable, signature, request.inputs, decode, request.output_filter)
         return write_response(servable.model, servable.version, name, outputs, content=tensor_content)
@@ -170,14 +173,14 @@ def _bytes(message: Any) -> bytes:
     return written
 
 
-def _decode(proto: Any, largest: int) -> Array:
+def _decode(proto: Any, content: memoryview | None = None, *, largest: int) -> Array:
     try:
-        flat, shape = read_flat(proto, largest)
+        flat, shape = read_flat(proto, largest, content)
     except ValueError:
         if not proto.tensor_shape.unknown_rank:
             raise
         # TensorFlow Serving reads a tensor of unknown rank as a scalar.
         proto.tensor_shape.Clear()
-        flat, shape = read_flat(proto, largest)
+        flat, shape = read_flat(proto, largest, content)
     array: Array = shaped(flat, shape)
     return array

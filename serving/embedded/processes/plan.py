@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from tfserving.serving.config_messages import read_message
-from tfserving.serving.embedded.core.batching import Parameters, read_parameters
+from tfserving.serving.embedded.core.batch_parameters import Parameters, read_parameters
 from tfserving.serving.embedded.core.model_config import Model, read_config, single_model
 from tfserving.serving.embedded.errors import StartError
 from tfserving.serving.embedded.flags import Flags
@@ -20,13 +20,14 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 class Plan:
     """The flags, and the contents of their files.
 
-    `batching` has the parameters and the number of threads, `metrics_path` is the path of the page for Prometheus,
-    `session_config` a serialized ConfigProto, and `transport` the library that carries gRPC.
+    `batching` has the parameters and the number of threads, None for the default of the device. `metrics_path` is the
+    path of the page for Prometheus, `session_config` a serialized ConfigProto, and `transport` the library that carries
+    gRPC.
     """
 
     flags: Flags
     models: tuple[Model, ...]
-    batching: tuple[Parameters, int] | None = None
+    batching: tuple[Parameters, int | None] | None = None
     metrics_path: bytes | None = None
     tls: Tls | None = None
     session_config: bytes = b""
@@ -75,14 +76,13 @@ def _models(flags: Flags) -> tuple[Model, ...]:
     return models
 
 
-def _batching(flags: Flags) -> tuple[Parameters, int] | None:
-    """Returns the batching parameters and the number of threads. Raises StartError when the file is wrong."""
+def _batching(flags: Flags) -> tuple[Parameters, int | None] | None:
+    """Returns the batching parameters, and the number of threads if it is set. Raises StartError for a wrong file."""
     if not flags.enable_batching:
         return None
-    parameters, threads = Parameters(), None
     if flags.batching_parameters_file is not None:
-        parameters, threads = read_parameters(flags.batching_parameters_file)
-    return parameters, threads or os.cpu_count() or 1
+        return read_parameters(flags.batching_parameters_file)
+    return Parameters(), None
 
 
 def _metrics_path(flags: Flags) -> bytes | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU
 from tfserving.foundation.devices import Device
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.batching import Scheduler, own_parameters
+from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
+from tfserving.serving.embedded.core.batch_warmup import play_sizes
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.configuration import Reloadable
 from tfserving.serving.embedded.core.loader import Batching, Runtime, Servable, load
 from tfserving.serving.embedded.core.served import Current, Served
@@ -19,6 +24,7 @@ from tfserving.serving.embedded.core.slots import Slots
 from tfserving.serving.embedded.core.version_folder import check_files
 from tfserving.serving.embedded.core.view import View
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
+from tfserving.serving.embedded.flags import Flags
 from tfserving.serving.embedded.gpu import memory
 from tfserving.serving.embedded.gpu.found import set_tf32
 from tfserving.serving.embedded.gpu.sessions import ALONE, Place, session_config
@@ -40,6 +46,8 @@ from tfserving.serving.embedded.rest.face import RestFace
 from tfserving.serving.embedded.rest.limits import read_limits
 from tfserving.serving.embedded.rest.proxies import read_networks
 from tfserving.serving.embedded.rest.server import RestServer
+
+log = logging.getLogger(__name__)
 
 # How long a process waits for its logs when it ends.
 LOG_SECONDS = 2.0
@@ -86,9 +94,7 @@ class ServingProcess:
         self._shared = current is not None
         self._page = page
         flags = plan.flags
-        self._schedulers = (
-            (Scheduler(plan.batching[1]), Scheduler(plan.batching[1], aside=True)) if plan.batching else None
-        )
+        self._schedulers = self._make_schedulers()
         self._slots = Slots()
         if flags.enable_version_metrics:
             metrics.count_by_version()
@@ -190,12 +196,40 @@ class ServingProcess:
         flags = self._plan.flags
         servable = load(model, version, path, runtime)
         if flags.enable_model_warmup:
+            times = max(1, flags.num_request_iterations_for_warmup)
             try:
-                warmup.play(servable, path, max(1, flags.num_request_iterations_for_warmup))
+                warmup.play(servable, path, times)
+                play_sizes(servable, path, times)
             except BaseException:
                 servable.close()
                 raise
+        servable.end_warm_up()
         return servable
+
+    @property
+    def _has_gpu(self) -> bool:
+        """Whether this process computes on a GPU."""
+        return self.used.share is not None
+
+    def _make_schedulers(self) -> tuple[Scheduler, Scheduler] | None:
+        """Returns the scheduler of batches, and the one for graphs with loops; None without batching."""
+        if self._plan.batching is None:
+            return None
+        parameters, threads = self._plan.batching
+        if not self._has_gpu:
+            threads = threads or os.cpu_count() or 1
+            return Scheduler(threads), Scheduler(threads, aside=True)
+        threads = threads or THREADS_ON_A_GPU
+        if not self._plan.flags.enable_per_model_batching_parameters:
+            sizes = ", ".join(map(str, parameters.on_a_gpu().allowed_batch_sizes))
+            log.info("batching on the GPU: batches of %s rows, %d at a time", sizes, threads)
+        return Scheduler(threads, fills=True), Scheduler(threads, aside=True, fills=True)
+
+    def _threads(self, flag: str) -> int:
+        """Returns the most requests at a time. By default batches on a GPU, two that run and others, have enough."""
+        threads: int = getattr(self._plan.flags, flag)
+        batched_on_gpu = self._has_gpu and self._plan.batching is not None
+        return max(threads, 4 * LARGEST_ON_A_GPU) if batched_on_gpu and threads == getattr(Flags, flag) else threads
 
     def _batching_of(self, path: Path) -> Batching | None:
         """Returns how the version in `path` is batched, if it is. Raises RequestError when its parameters are wrong."""
@@ -207,7 +241,9 @@ class ServingProcess:
             parameters = own_parameters(path) if own else common
         except StartError as error:
             raise RequestError(Code.INVALID_ARGUMENT, str(error)) from None
-        return None if parameters is None else Batching(*self._schedulers, parameters)
+        if parameters is None:
+            return None
+        return Batching(*self._schedulers, parameters.on_a_gpu() if self._has_gpu else parameters)
 
     def _grpc(self, configuration: Reloadable, claimed: socket.socket) -> Face:
         flags = self._plan.flags
@@ -223,7 +259,7 @@ class ServingProcess:
             reload=Reload(flags.enable_reload_config, flags.reload_folders),
         )
         settings = Settings(
-            threads=flags.grpc_max_threads,
+            threads=self._threads("grpc_max_threads"),
             eager=flags.enable_batching,
             explain=flags.explain_errors,
             most_in_flight=flags.max_requests_in_flight,
@@ -268,7 +304,7 @@ class ServingProcess:
         )
         application = Application(
             face,
-            flags.rest_api_num_threads,
+            self._threads("rest_api_num_threads"),
             eager=flags.enable_batching,
             cors=flags.rest_api_enable_cors_support,
             most_in_flight=flags.max_requests_in_flight,

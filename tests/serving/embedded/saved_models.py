@@ -161,8 +161,8 @@ def broken(folder: Path, version: int, good: Path) -> Path:
     return hidden.rename(folder / str(version))
 
 
-def warmup(version: Path, *requests: dict[str, Array]) -> None:
-    """Gives a version warm-up requests for its default signature."""
+def warmup(version: Path, *requests: dict[str, Array], signature: str = "") -> None:
+    """Gives a version warm-up requests for a signature; without a name for its default signature."""
     file = version / "assets.extra" / "tf_serving_warmup_requests"
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
@@ -171,6 +171,7 @@ def warmup(version: Path, *requests: dict[str, Array]) -> None:
             for name, array in inputs.items():
                 log.predict_log.request.inputs[name].CopyFrom(to_proto(array))
             log.predict_log.request.model_spec.name = version.parent.name
+            log.predict_log.request.model_spec.signature_name = signature
             writer.write(log.SerializeToString())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,11 @@ import tensorflow as tf
 from tests.serving.embedded import saved_models
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.tensors import Array
-from tfserving.serving.embedded.core.batching import Parameters, Scheduler, own_parameters, read_parameters
+from tfserving.serving.embedded.core.batch import LARGE_ROW_BYTES
+from tfserving.serving.embedded.core.batch_memory import ALIGNMENT
+from tfserving.serving.embedded.core.batch_parameters import Parameters, own_parameters, read_parameters
+from tfserving.serving.embedded.core.batching import Scheduler
+from tfserving.serving.embedded.core.deadline import deadline
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load
 from tfserving.serving.embedded.errors import Code, RequestError, StartError
 from tfserving.serving.embedded.observability import metrics
@@ -64,7 +69,7 @@ def together(execute: Doubler, requests: Sequence[Array], parameters: Parameters
         for number, rows in enumerate(requests, 1):
             answers.append(pool.submit(asked, rows))
             # One after the other, so that they wait in this order.
-            while sum(len(queue) for queue in list(scheduler._queues.values())) < number and not answers[-1].done():
+            while scheduler.waiting < number and not answers[-1].done():
                 pass
         execute.gate.set()
         busy.result()
@@ -176,6 +181,153 @@ def test_a_request_without_rows_is_answered() -> None:
     assert ask(Scheduler(1), Doubler(), np.empty(0)).tolist() == []
 
 
+def large(value: float, rows: int = 1) -> Array:
+    """Rows that are copied when they arrive."""
+    return np.full((rows, LARGE_ROW_BYTES // 8), value)
+
+
+def test_large_rows_run_together_in_aligned_memory_and_are_padded_with_real_ones() -> None:
+    runs: list[Array] = []
+
+    class Noted(Doubler):
+        def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+            runs.append(arrays[0].copy())
+            assert len(arrays[0]) == 1 or arrays[0].ctypes.data % ALIGNMENT == 0
+            return super().__call__(arrays)
+
+    sizes = Parameters(8, max_enqueued_batches=100, allowed_batch_sizes=(1, 2, 4, 8))
+    answers = together(Noted(), [large(1), large(2, 2), large(3), large(4)], sizes)
+    assert [answer[:, 0].tolist() for answer in answers if isinstance(answer, np.ndarray)] == [[2], [4, 4], [6], [8]]
+    assert [run[:, 0].tolist() for run in runs[1:]] == [[1, 2, 2, 3, 4, 1, 1, 1]]
+
+
+def test_a_bad_large_request_does_not_fail_the_others() -> None:
+    execute = Doubler()
+    one, bad, two = together(execute, [large(1), large(-1), large(2)])
+    assert isinstance(one, np.ndarray)
+    assert isinstance(two, np.ndarray)
+    assert isinstance(bad, RequestError)
+    assert (one[0, 0], two[0, 0], bad.text) == (2, 4, "negative")
+
+
+def test_a_large_request_that_is_too_late_takes_nothing_from_the_others() -> None:
+    execute = Doubler()
+    scheduler = Scheduler(1)
+    execute.gate.clear()
+
+    def late() -> Array:
+        deadline.until = time.monotonic() + 0.05
+        try:
+            return ask(scheduler, execute, large(2))
+        finally:
+            deadline.until = None
+
+    with ThreadPoolExecutor(4) as pool:
+        busy = pool.submit(ask, scheduler, execute, large(0))
+        execute.running.acquire()
+        waiting = []
+        for call in (lambda: ask(scheduler, execute, large(1)), late, lambda: ask(scheduler, execute, large(3))):
+            waiting.append(pool.submit(call))
+            while scheduler.waiting < len(waiting):
+                pass
+        with pytest.raises(RequestError) as refused:
+            waiting[1].result(10)
+        execute.gate.set()
+        busy.result()
+        assert [waiting[index].result()[0, 0] for index in (0, 2)] == [2, 6]
+    assert refused.value.code is Code.DEADLINE_EXCEEDED
+
+
+def test_when_all_requests_of_a_batch_are_too_late_the_next_ones_run() -> None:
+    execute = Doubler()
+    scheduler = Scheduler(1)
+    execute.gate.clear()
+
+    def late(rows: Array) -> RequestError:
+        deadline.until = time.monotonic() + 0.05
+        with pytest.raises(RequestError) as refused:
+            ask(scheduler, execute, rows)
+        return refused.value
+
+    with ThreadPoolExecutor(4) as pool:
+        busy = pool.submit(ask, scheduler, execute, np.zeros(1))
+        execute.running.acquire()
+        refused = [pool.submit(late, rows) for rows in (large(1), large(2), np.ones(1))]
+        assert {one.result(10).code for one in refused} == {Code.DEADLINE_EXCEEDED}
+        execute.gate.set()
+        busy.result()
+    deadline.until = None
+    assert scheduler.waiting == 0
+    assert ask(scheduler, execute, large(3))[0, 0] == 6
+
+
+class TestFilling:
+    """A scheduler for a GPU."""
+
+    def test_a_batch_starts_beside_another_when_it_has_as_many_rows(self) -> None:
+        execute = Doubler()
+        scheduler = Scheduler(2, fills=True)
+        execute.gate.clear()
+        with ThreadPoolExecutor(5) as pool:
+            first = pool.submit(ask, scheduler, execute, np.zeros(2))
+            execute.running.acquire()
+            one = pool.submit(ask, scheduler, execute, np.ones(1))
+            while scheduler.waiting < 1:
+                pass
+            assert execute.sizes == [2]
+            # Another model doesn't wait for this one.
+            other = pool.submit(ask, scheduler, execute, np.ones(1), FOUR, "other")
+            execute.running.acquire()
+            assert execute.sizes == [2, 1]
+            execute.gate.set()
+            assert [call.result(10).tolist() for call in (first, one, other)] == [[0, 0], [2], [2]]
+        assert execute.sizes == [2, 1, 1]
+
+    def test_a_second_request_makes_it_start(self) -> None:
+        execute = Doubler()
+        scheduler = Scheduler(2, fills=True)
+        execute.gate.clear()
+        with ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(ask, scheduler, execute, np.zeros(2))]
+            execute.running.acquire()
+            calls += [pool.submit(ask, scheduler, execute, np.ones(1)) for _ in range(2)]
+            # It runs although the first one isn't complete.
+            assert execute.running.acquire(timeout=30)
+            assert execute.sizes == [2, 2]
+            execute.gate.set()
+            assert [call.result(10).tolist() for call in calls] == [[0, 0], [2], [2]]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_that_are_the_inputs_memory_stay_as_they_are(tmp_path: Path, threads: int) -> None:
+    """TensorFlow returns the memory of its inputs from an identity, and batches reuse theirs."""
+    columns = LARGE_ROW_BYTES // 4
+    same = saved_models.function(lambda x: {"y": tf.identity(x)}, x=(tf.float32, [None, columns]))
+    path = saved_models.save(tmp_path / "same", 1, tf.Module(), {"serving_default": same})
+    parameters = Parameters(8, max_enqueued_batches=10_000, allowed_batch_sizes=(1, 2, 4, 8))
+    scheduler = Scheduler(threads, fills=True)
+    servable = load("same", 1, path, Runtime(batching=Batching(scheduler, scheduler, parameters)))
+    signature = servable.signatures["serving_default"]
+
+    def values(number: int) -> list[Array]:
+        """The results of a client, of which it keeps the last ones."""
+        kept = []
+        for count in range(60):
+            sent = np.full((1 + count % 3, columns), number * 1000 + count, np.float32)
+            kept.append((sent, servable.run(signature, [sent], ("y",))[0]))
+            for wanted, got in kept[-4:]:
+                if not np.array_equal(wanted, got):
+                    return [wanted, got]
+            del kept[:-4]
+        return []
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(values, range(12))) == [[]] * 12
+    # The memory is kept, and is not more for each batch.
+    assert 1 <= len(scheduler._memory._blocks) <= 60
+    servable.close()
+
+
 def test_under_load_every_answer_is_ones_own(models: Path) -> None:
     """Two models, two versions of one, and mixed shapes, all through one scheduler."""
     batching = Batching(
@@ -256,6 +408,24 @@ def test_parameters_are_read_as_tensorflow_serving_reads_them(tmp_path: Path) ->
     assert read_parameters(tmp_path / "batch.conf") == (Parameters(8, 5, 3, (2, 8), True), 7)
     splits = "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
     assert parameters(tmp_path, splits).max_execution_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes", "split"),
+    [
+        ("", (1, 2, 4, 8, 16, 32, 64), 64),
+        ("max_batch_size { value: 48 }", (1, 2, 4, 8, 16, 32, 48), 48),
+        ("max_batch_size { value: 300 }", (1, 2, 4, 8, 16, 32, 64), 64),
+        ("enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }", (1, 2, 4), 4),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: [2, 8]", (2, 8), None),
+    ],
+)
+def test_on_a_gpu_batches_have_few_sizes_unless_the_file_has_others(
+    tmp_path: Path, text: str, sizes: tuple[int, ...], split: int | None
+) -> None:
+    found = parameters(tmp_path, text).on_a_gpu()
+    assert found.allowed_batch_sizes == sizes
+    assert found.max_execution_batch_size == split
 
 
 def test_a_version_has_parameters_of_its_own_or_none(tmp_path: Path) -> None:

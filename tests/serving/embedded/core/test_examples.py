@@ -22,7 +22,8 @@ from tfserving.foundation.messages import (
 )
 from tfserving.foundation.records import write_records
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.batching import Parameters, Scheduler
+from tfserving.serving.embedded.core.batch_parameters import Parameters
+from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.example_messages import infer_all
 from tfserving.serving.embedded.core.examples import Classifications
 from tfserving.serving.embedded.core.loader import Batching, Runtime, load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ from tests.driver import Driver
 from tests.servers import GRPCIO, ModelServer
 from tests.serving.embedded.conftest import starting
 from tests.serving.embedded.running import Asker, Process, both_embedded, embedded_only, together
-from tests.serving.embedded.saved_models import rows
+from tests.serving.embedded.saved_models import rows, warmup
 from tfserving.foundation.messages import GetModelMetadataRequest, GetModelStatusRequest, PredictRequest
-from tfserving.foundation.tensors import to_proto
+from tfserving.foundation.tensors import Array, to_proto
 
 H200 = ["NVIDIA H200", [9, 0]]
 EMPTY = "{}, GPU-{}, NVIDIA H200, 143771, 4, 580.95.05, 9.0"
@@ -161,3 +162,24 @@ def test_a_gpu_that_the_session_configuration_names_must_exist(
     server = pretend(f"--tensorflow_session_config_file={config}")
     assert server.wait() == 1
     assert "visible_device_list is '3': there is no GPU 3. TensorFlow found 1, with the number 0" in server.output
+
+
+@together
+def test_batching_without_parameters_has_few_sizes_which_the_warm_up_runs(
+    driver: Driver, pretend: Pretend, models: Path, tmp_path: Path
+) -> None:
+    driver.lists(EMPTY.format(0, 0))
+    version = Path(shutil.copytree(models / "scale" / "1", tmp_path / "batched" / "1"))
+    warmup(version, {"x": rows(3)})
+    server = pretend("--enable_batching", f"--model_base_path={version.parent}").ready()
+    assert "batching on the GPU: batches of 1, 2, 4, 8, 16, 32, 64 rows, 2 at a time" in server.output
+    assert "model 'default' version 1: the warm-up ran 6 batch sizes in" in server.output
+
+    def outputs(sent: Array) -> list[Any]:
+        response = Asker(server).rest.post("/v1/models/default:predict", json={"inputs": sent.tolist()})
+        return response.json()["outputs"]["y"]  # type: ignore[no-any-return]
+
+    # A larger request is split.
+    many = outputs(rows(200))
+    assert len(many) == 200
+    assert outputs(rows(200)[150:153]) == many[150:153]
