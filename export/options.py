@@ -43,8 +43,8 @@ LESS = 0.95
 class Effect:
     """The effect of an option: size on disk in bytes, seconds of a call with one row, and nodes, before and after.
 
-    The nodes are those that compute, in the graphs of all signatures. `reason` is why the option was not kept. The others are None
-    when it could not be tried.
+    The nodes are those that compute, in the graphs of all signatures. `reason` is why the option was not kept. The
+    others are None when it could not be tried.
     """
 
     option: Option

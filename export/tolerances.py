@@ -126,6 +126,12 @@ def from_table(chosen: Mapping[str, Tolerance], arithmetic: Arithmetic) -> dict[
     }
 
 
+def tolerance_text(one: Tolerance) -> str:
+    """Return a tolerance as it is printed."""
+    scale = f" + {one.scale:g} of the row's largest" if one.scale else ""
+    return f"{one.absolute:g} + {one.relative:g} of the value{scale}"
+
+
 def describe(difference: Difference) -> str:
     """Return how an error describes the difference of two arrays."""
     if difference.absolute is None:

@@ -159,9 +159,9 @@ def test_the_command_says_what_every_option_came_to(project: Project) -> None:
     # --half works on constants.
     assert [option["option"] for option in options] == ["freeze", "half", "xla"]
     assert all(
-        option["kept"] and option["size_bytes"]["after"] and option["call_seconds"]["after"] for option in options
+        option["kept"] and option["size_bytes"]["after"] and option["call_seconds"]["after"] and option["nodes"]
+        for option in options
     )
     for option in options:
-        assert re.search(
-            rf"^scale: {option['option']}: size .* MB to .* MB, \d+ to \d+ nodes, one row \d+ µs to \d+ µs", done.stderr, re.M
-        )
+        shown = r"size .* MB to .* MB, \d+ to \d+ nodes, one row \d+ µs to \d+ µs"
+        assert re.search(rf"^scale: {option['option']}: {shown}", done.stderr, re.M)

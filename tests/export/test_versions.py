@@ -58,10 +58,12 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
         r"model +scale, version 1",
         r"exported +\d{4}-.* by zoo:scale",
         r"rows +40",
-        r"tolerance float32 +1e-05 \+ 1e-05 of the value",
+        r"tolerance float32, cpu +1e-05 \+ 1e-05 of the value",
         r"saved_model.pb +[\d.]+ kB",
         r"golden, serving_default +5 requests, of 1, 2, 7, 32, 5 rows",
-        r"warm-up +5 requests",
+        r"golden outputs +computed on cpu",
+        r"tolerance float32, gpu-tf32 +0\.001 \+ 1e-05 of the value \+ 0\.005 of the row's largest",
+        r"warm-up, serving_default +8 requests, of 1, 2, 7, 32, 5, 4, 8, 16 rows",
         r"serving_default +predict +in rows +float32 \(\?, 3\)",
         r"serving_default +predict +out scaled +float32 \(\?, 3\)",
         r"factor\S* +float32 \(3,\) +3",
@@ -99,7 +101,7 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
     assert shown.state == "no manifest: another program wrote it, so it can't be verified"
     assert list(shown.signatures) == ["serving_default"]
     assert [(variable.dtype, variable.shape, variable.size) for variable in shown.variables] == [("float32", (3,), 3)]
-    assert (shown.golden, shown.warmup, shown.manifest) == ({}, 0, None)
+    assert (shown.golden, shown.warmup, shown.manifest) == ({}, {}, None)
 
 
 def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
