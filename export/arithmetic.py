@@ -14,6 +14,8 @@ _CONVOLUTIONS = (
     *("_FusedDepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"),
 )
 _OTHERS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "XlaDot", "XlaDotV2", "_FusedMatMul")
+# A program of XLA, for example from JAX, which may have any.
+_HIDDEN = "XlaCallModule"
 # From this number on, differences by rounding were ten times those of other models: see `tolerances`.
 _DEEP = 10
 
@@ -27,7 +29,7 @@ class Arithmetic:
 
     @property
     def is_deep(self) -> bool:
-        """Whether it is a deep convolutional network: 10 convolutions or more, one behind the other or not."""
+        """Whether it is, or may be, a deep convolutional network: 10 convolutions or more."""
         return self.convolutions >= _DEEP
 
 
@@ -46,6 +48,9 @@ def arithmetic_of(signatures: Iterable[Iterable[Node]]) -> Arithmetic:
         convolutions = 0
         for node in nodes:
             convolutions += node.op in _CONVOLUTIONS
+            if node.op == _HIDDEN:
+                products.add("float32")
+                convolutions += _DEEP
             if node.op in _CONVOLUTIONS or node.op in _OTHERS:
                 number = node.message.attr["T"].type
                 products.update([BY_NUMBER[number].name] if number in BY_NUMBER else [])

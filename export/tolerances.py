@@ -85,12 +85,13 @@ def minimum(device: Device, arithmetic: Arithmetic) -> dict[str, Tolerance] | No
     """
     if device == "cpu":
         return dict(TOLERANCES)
-    tf32 = device == "gpu-tf32" and "float32" in arithmetic.products
-    if tf32 and arithmetic.is_deep:
+    if device == "gpu-tf32" and arithmetic.is_deep and "float32" in arithmetic.products:
         return None
     scales = _DEEP_SCALES if arithmetic.is_deep else _GPU_SCALES
     table = {name: Tolerance(one.absolute, one.relative, scales[name]) for name, one in TOLERANCES.items()}
-    behind = [table[name] for name in sorted(arithmetic.products & table.keys())] + [_TF32] * tf32
+    behind = [table[name] for name in sorted(arithmetic.products & table.keys())]
+    if device == "gpu-tf32":
+        behind.append(_TF32)
     return {name: widest(one, *behind) for name, one in table.items()}
 
 

@@ -93,7 +93,8 @@ def build() -> Servable:
 def untrained() -> Servable:
     """Return the model before any training, to be exported from a checkpoint.
 
-    Input: `image` uint8 (None, 8, 8, 1), values from 0 to 16, which the graph converts. Output: `logits` float32 (None, 10).
+    Input: `image` uint8 (None, 8, 8, 1), values from 0 to 16, which the graph converts. Output: `logits` float32
+    (None, 10).
     """
     return _servable(Training(Path("nowhere")).model, {})
 

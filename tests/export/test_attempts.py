@@ -59,7 +59,8 @@ def test_the_guilty_option_is_dropped_and_the_others_stay(
     assert [one.kept for one in others] == [True] * len(others)
     manifest = read_manifest(exported.path)
     assert manifest.options == wanted[1:]
-    assert manifest.tolerances["cpu"]["float32"].absolute == (1e-3 if others else 1e-5)
+    # Those of float16 for its weights, and what the failed attempts saw widens none.
+    assert 1e-5 <= manifest.tolerances["cpu"]["float32"].absolute <= (4e-3 if others else 1e-5)
     assert exported.proof.requests == 5
 
 
