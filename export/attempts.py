@@ -1,7 +1,9 @@
 """Writes a version and proves it, and drops those options with which the proof disagrees.
 
-with all options that the golden outputs allow ──► proven
-└──► different ──► without options ──► with one more each time; those that fail are dropped
+    with all options that the golden outputs allow ──► proven
+            └──► different ──► without options ──► with one more each time, if that is proven
+
+The last version that is proven is the one that is published.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from types import TracebackType
 from tfserving.export.arithmetic import Arithmetic, arithmetic_of
 from tfserving.export.built import Built
 from tfserving.export.empty_requests import check_empty
-from tfserving.export.errors import ExportError
+from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.findings import Rules
 from tfserving.export.graph import read_graph
 from tfserving.export.lint import lint_graph, lint_outputs
@@ -103,7 +105,11 @@ class Prover:
     def _again(self, options: tuple[Option, ...]) -> Proven:
         """Write and prove the version with other options than before."""
         assert isinstance(self._source, Built)
-        self._source.use(options)
+        try:
+            self._source.use(options)
+        except Exception as error:
+            # TensorFlow can refuse an option without the one before it.
+            raise ServableError(f"{options[-1]}: {type(error).__name__}: {error}") from error
         shutil.rmtree(self._staging.version_folder)
         self._staging.version_folder.mkdir()
         if self._fresh.has_ended:

@@ -62,7 +62,9 @@ def check_golden(folder: Path, manifest: Manifest) -> Proof:
         if device not in manifest.tolerances:
             known = ", ".join(manifest.tolerances) or "none"
             on = f"{gpus[0]}, the kind {device!r}" if gpus else "a processor, the kind 'cpu'"
-            hint = ". Set CUDA_VISIBLE_DEVICES=-1 to check it on the processor" * (bool(gpus) and known == "cpu")
+            hint = ". Set CUDA_VISIBLE_DEVICES=-1 to check it on the processor" * (
+                bool(gpus) and "cpu" in manifest.tolerances
+            )
             raise CheckError(f"this machine runs it on {on}, and the manifest has only the tolerances of {known}{hint}")
         _, proof = prove(
             fresh, folder, manifest.signatures, requests, Judge(manifest.tolerances[device], most=1.0), refused

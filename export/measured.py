@@ -1,6 +1,8 @@
 """Measures the tolerances of a version on the devices of this machine.
 
-golden requests ──► a fresh process for each kind of device ──► largest differences ──► a set of tolerances
+    golden requests ──► a fresh process for each kind of device ──► largest differences ──► a set of tolerances
+
+A device whose outputs differ too much gets no set.
 """
 
 from __future__ import annotations
