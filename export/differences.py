@@ -149,8 +149,8 @@ class VersionDiff:
             outputs or nothing,
         )
         if self.tolerances:
-            rows = [(one.device, one.dtype, *map(_tolerance, (one.old, one.new))) for one in self.tolerances]
-            yield table("Tolerances", ("device", "dtype", "old", "new"), rows)
+            sets = [(one.device, one.dtype, _tolerance(one.old), _tolerance(one.new)) for one in self.tolerances]
+            yield table("Tolerances", ("device", "dtype", "old", "new"), sets)
 
 
 def diff_versions(old: Path, new: Path) -> VersionDiff:
