@@ -16,8 +16,8 @@ from types import MappingProxyType
 from tfserving.foundation.devices import Device
 from tfserving.foundation.gpus import VISIBLE
 
-# NVIDIA's libraries read it when they are loaded, and 0 has precedence over every setting of a program. So a function that
-# XLA compiled while a builder had TF32 turned on obeys it, too, where it calls these libraries.
+# NVIDIA's libraries read it when they are loaded, and 0 has precedence over every setting of a program. So a function
+# that XLA compiled while a builder had TF32 turned on obeys it, too, where it calls these libraries.
 # https://docs.nvidia.com/cuda/cublas/index.html#environment-variables
 TF32 = "NVIDIA_TF32_OVERRIDE"
 # By default TensorFlow's first process takes the whole memory of a GPU, and an export has two processes.

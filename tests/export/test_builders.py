@@ -224,3 +224,14 @@ def test_an_error_that_comes_from_a_taken_name_says_so(tmp_path: Path, monkeypat
     assert str(error.value).endswith(
         f"{tmp_path}/queue.py has the name of a module of Python's standard library. Rename it."
     )
+
+
+def test_a_module_in_folders_that_are_no_packages_is_found(tmp_path: Path) -> None:
+    place = tmp_path / "trainings/spam"
+    place.mkdir(parents=True)
+    (place / "model.py").write_text("def build(): ...\n")
+    look_at("trainings.spam.model:build", tmp_path)
+    with pytest.raises(BuilderError, match="has no function 'built'; it has build"):
+        look_at("trainings.spam.model:built", tmp_path)
+    with pytest.raises(BuilderError, match=r"no module 'trainings\.spam\.models'"):
+        look_at("trainings.spam.models:build", tmp_path)
