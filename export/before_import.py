@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +145,15 @@ def _find(full: str, folders: Any) -> ModuleSpec | None:
     if _is_loaded(full):
         return sys.modules[full].__spec__
     for finder in sys.meta_path:
-        if (find_spec := getattr(finder, "find_spec", None)) is None:
-            continue
         try:
-            spec = find_spec(full, folders)
+            if (find_spec := getattr(finder, "find_spec", None)) and (spec := find_spec(full, folders)):
+                return spec  # type: ignore[no-any-return]
         except KeyError:
-            # A folder without __init__.py in another one. Python looks for the other among the imported modules.
-            spec = PathFinder.find_spec(full.rpartition(".")[2], folders)
-        if spec:
-            return spec  # type: ignore[no-any-return]
+            # Python needs the parent of a folder without __init__.py imported, before it returns a spec of it.
+            spec = ModuleSpec(full, None, is_package=True)
+            name = full.rpartition(".")[2]
+            spec.submodule_search_locations = [str(Path(one) / name) for one in folders if (Path(one) / name).is_dir()]
+            return spec
     return None
 
 

@@ -122,6 +122,16 @@ def test_a_function_that_a_module_may_have_is_left_to_its_import(
     assert "parts" not in sys.modules
 
 
+def test_folders_in_folders_without_init_files_lead_to_a_module(tmp_path: Path) -> None:
+    (tmp_path / "train/second").mkdir(parents=True)
+    (tmp_path / "train/second/model.py").write_text("def build(): ...\n")
+    look_at("train.second.model:build", tmp_path)
+    with pytest.raises(BuilderError, match=r"no module 'train.second.other'"):
+        look_at("train.second.other:build", tmp_path)
+    with pytest.raises(BuilderError, match=r"train/second is a folder without __init__.py"):
+        look_at("train.second:build", tmp_path)
+
+
 def parts(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
     """A package `parts` with a module `model`, and a folder that is no package; the module's file."""
     for name in ("parts", "folder"):
@@ -224,14 +234,3 @@ def test_an_error_that_comes_from_a_taken_name_says_so(tmp_path: Path, monkeypat
     assert str(error.value).endswith(
         f"{tmp_path}/queue.py has the name of a module of Python's standard library. Rename it."
     )
-
-
-def test_a_module_in_folders_that_are_no_packages_is_found(tmp_path: Path) -> None:
-    place = tmp_path / "trainings/spam"
-    place.mkdir(parents=True)
-    (place / "model.py").write_text("def build(): ...\n")
-    look_at("trainings.spam.model:build", tmp_path)
-    with pytest.raises(BuilderError, match="has no function 'built'; it has build"):
-        look_at("trainings.spam.model:built", tmp_path)
-    with pytest.raises(BuilderError, match=r"no module 'trainings\.spam\.models'"):
-        look_at("trainings.spam.models:build", tmp_path)
