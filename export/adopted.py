@@ -16,6 +16,7 @@ import numpy as np
 
 from tfserving.export import fresh
 from tfserving.export.agreement import agree
+from tfserving.export.arithmetic import Arithmetic, arithmetic_of
 from tfserving.export.batches import without_batch
 from tfserving.export.check import check_files
 from tfserving.export.checkpoints import Restored
@@ -96,6 +97,10 @@ class Adopted:
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:  # noqa: ARG002
         """Return the findings of lint, before anything is run."""
         return [*lint_signatures(self._written, previous, self._unbatched), *lint_graph(self._graph, self._written)]
+
+    def arithmetic(self) -> Arithmetic:
+        """Return the products in its graph."""
+        return arithmetic_of(self._graph.nodes(name) for name in self.signatures)
 
     def requests(self, given: Iterable[Given], making: Making) -> Iterator[GoldenRequest]:
         """Return golden requests made of the rows `given`, else of its own recorded requests, else of random values.

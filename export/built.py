@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.export import restores, savedmodel
+from tfserving.export.arithmetic import Arithmetic, traced_arithmetic
 from tfserving.export.checkpoints import Restored, restore
 from tfserving.export.findings import Finding
 from tfserving.export.given import Given
 from tfserving.export.golden import golden_requests
 from tfserving.export.lint import lint_signatures
 from tfserving.export.manifest import ServedSignature
-from tfserving.export.options import Effect, Option, improve
+from tfserving.export.options import Effect, Option, applied, improve
 from tfserving.export.restores import Restore
 from tfserving.export.servable import Servable, Signature
 from tfserving.export.sizes import check_constants
 from tfserving.export.source import Making
 from tfserving.export.tracking import variables_of
+from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.quality import Evaluation, Metric
 
@@ -64,6 +66,8 @@ class Built:
         self._checkpoint = checkpoint
         self._partial = partial
         self._now = now
+        # As they were traced, and with the options that are applied.
+        self._traced: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
         self._built = variables_of(servable.module)
 
@@ -92,22 +96,35 @@ class Built:
             self.restored = restore(self._servable, self._checkpoint, self._functions, partial=self._partial)
             # Python code in the functions may have used the values from before the restore.
             self._functions = savedmodel.trace(self._servable, allow)
+        self._traced = self._functions
         restores.check(self._noted, self._servable.module, self._functions)
         # The objects that a restore refers to, such as an optimizer, are no longer needed.
         self._noted.clear()
         unbatched = {name for name, signature in self.signatures.items() if not signature.batched}
         return lint_signatures(savedmodel.described(self._servable, self._functions), previous, unbatched)
 
+    def arithmetic(self) -> Arithmetic:
+        """Return the products in its traced functions."""
+        return traced_arithmetic(self._traced.values())
+
     def requests(self, given: Iterable[Given], making: Making) -> Iterator[GoldenRequest]:
         """Return golden requests made of the builder's examples, and those that are `given`."""
         return golden_requests(self._servable, making.judge, making.batch_sizes, given, making.leave_out, making.allow)
 
     def improve(
-        self, requests: Sequence[GoldenRequest], options: Sequence[Option], scratch: Path
+        self,
+        requests: Sequence[GoldenRequest],
+        options: Sequence[Option],
+        scratch: Path,
+        table: Mapping[str, Tolerance],
     ) -> tuple[Effect, ...]:
-        """Apply the `options` that keep the outputs, and return the effect of each."""
-        self._functions, effects = improve(self._servable, self._functions, requests, options, scratch)
+        """Apply the `options` that keep the outputs within the tolerances of `table`; return the effect of each."""
+        self._functions, effects = improve(self._servable, self._traced, requests, options, scratch, table)
         return effects
+
+    def use(self, options: Collection[Option]) -> None:
+        """Apply these of the options that `improve` kept, instead of all."""
+        self._functions = applied(self._traced, options)
 
     def write(self, folder: Path) -> dict[str, ServedSignature]:
         """Write its functions as a SavedModel."""
@@ -123,7 +140,7 @@ class Built:
         self.check()
         signatures = {name: replace(signature, function=_released) for name, signature in self.signatures.items()}
         self._servable = replace(self._servable, module=None, signatures=signatures, checkpoint={})
-        self._functions, self._built = {}, {}
+        self._traced, self._functions, self._built = {}, {}, {}
         # TensorFlow's functions refer to each other.
         gc.collect()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tfserving.export.errors import ExportError
@@ -9,6 +10,7 @@ from tfserving.export.manifest import Manifest, hash_files, read_manifest
 from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.tolerances import Judge
+from tfserving.foundation.devices import device_kind
 from tfserving.foundation.golden import GoldenError, read_golden
 
 
@@ -46,7 +48,8 @@ def check_files(folder: Path) -> Manifest:
 def check_golden(folder: Path, manifest: Manifest) -> Proof:
     """Run the golden requests in `folder` in a fresh process, and compare within the tolerances of its `manifest`.
 
-    Raises ProofError when an output differs, CheckError when the requests can't be read.
+    They are those of this machine's device, without TF32. Raises ProofError when an output differs, CheckError when
+    the requests can't be read or the manifest has no tolerances for the device.
     """
     try:
         requests = read_golden(folder).requests
@@ -54,7 +57,16 @@ def check_golden(folder: Path, manifest: Manifest) -> Proof:
         raise CheckError(str(error)) from None
     refused = {manifest.builder.partition(":")[0].partition(".")[0]} if manifest.builder else set()
     with FreshProcess() as fresh:
+        gpus = fresh.gpus()
+        device = device_kind(gpu=bool(gpus), tf32=False)
+        if device not in manifest.tolerances:
+            known = ", ".join(manifest.tolerances) or "none"
+            on = f"{gpus[0]}, the kind {device!r}" if gpus else "a processor, the kind 'cpu'"
+            hint = ". Set CUDA_VISIBLE_DEVICES=-1 to check it on the processor" * (
+                bool(gpus) and "cpu" in manifest.tolerances
+            )
+            raise CheckError(f"this machine runs it on {on}, and the manifest has only the tolerances of {known}{hint}")
         _, proof = prove(
-            fresh, folder, manifest.signatures, requests, Judge(manifest.tolerances["cpu"], most=1.0), refused
+            fresh, folder, manifest.signatures, requests, Judge(manifest.tolerances[device], most=1.0), refused
         )
-    return proof
+    return replace(proof, device=device)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tfserving.export.devices import prepare_environment, turn_tf32_off
 from tfserving.export.fresh import SYSTEM_ALLOCATOR
 from tfserving.foundation.stderr import hidden_stderr
 from tfserving.foundation.user_modules import without_working_folder
@@ -47,9 +48,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras, and look for devices, without TensorFlow's messages about CPUs and GPUs.
 
-    TensorFlow's later errors are shown. When the import fails, its messages are shown too.
+    On a GPU this process computes float32 without TF32, and takes only the memory that it needs. TensorFlow's later
+    errors are shown. When the import fails, its messages are shown too.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_environment()
     # Memory that a builder needs only while it makes its model is given back.
     os.environ.setdefault(*SYSTEM_ALLOCATOR)
     # The garbage collector would search all that is imported again and again, and find nothing to free.
@@ -61,6 +64,7 @@ def import_tensorflow() -> None:
 
             # The first search for a GPU prints an error when there is none. It changes no setting of a builder.
             tf.config.list_physical_devices()
+            turn_tf32_off()
     finally:
         gc.enable()
     # Nor does Python search it when the process ends, which takes a second.

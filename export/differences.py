@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfserving.export.changes import SignatureChange, signature_changes
-from tfserving.export.manifest import read_manifest
+from tfserving.export.manifest import Manifest, read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.tolerances import tolerance_text
 from tfserving.export.weights import WeightChange, weight_changes
-from tfserving.foundation.compare import Difference, compare
+from tfserving.foundation.compare import Difference, Tolerance, Verdict, compare
+from tfserving.foundation.devices import DEVICES, Device, device_kind
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, read_golden
 from tfserving.foundation.quality import Metric, figure, higher_is_better, value_of
-from tfserving.foundation.tensors import Array
+from tfserving.foundation.tensors import Array, dtype_of
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+# The worst is the last.
+_VERDICTS: tuple[Verdict, ...] = ("equal", "within tolerance", "different")
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,10 @@ def _better(grew: bool, higher_is_better: bool) -> str:
 
 @dataclass(frozen=True)
 class OutputChange:
-    """The largest difference of an output, over all golden requests that both versions contain."""
+    """The largest difference of an output, over all golden requests that both versions contain.
+
+    `verdict` is "equal", "within tolerance" or "different". Rows within tolerance are not different.
+    """
 
     signature: str
     output: str
@@ -58,8 +67,21 @@ class OutputChange:
 
 
 @dataclass(frozen=True)
+class ToleranceChange:
+    """A tolerance that differs, for a kind of device and a dtype of output; None where a version has none."""
+
+    device: Device
+    dtype: str
+    old: Tolerance | None
+    new: Tolerance | None
+
+
+@dataclass(frozen=True)
 class VersionDiff:
-    """All differences between two versions."""
+    """All differences between two versions.
+
+    Outputs are within tolerance by the old version's set for `device`; None when it has none.
+    """
 
     old: Path
     new: Path
@@ -69,6 +91,8 @@ class VersionDiff:
     weights_equal: int
     outputs: tuple[OutputChange, ...]
     requests_in_one_only: int
+    tolerances: tuple[ToleranceChange, ...] = ()
+    device: Device | None = None
 
     @property
     def breaking(self) -> bool:
@@ -87,6 +111,8 @@ class VersionDiff:
             "weights_equal": self.weights_equal,
             "outputs": [asdict(change) for change in self.outputs],
             "requests_in_one_only": self.requests_in_one_only,
+            "device": self.device,
+            "tolerances": [asdict(change) for change in self.tolerances],
         }
 
     def tables(self) -> Iterator[Table]:
@@ -115,10 +141,16 @@ class VersionDiff:
         ]
         if self.requests_in_one_only:
             outputs.append((f"{self.requests_in_one_only} requests", "", "in one version only", "", ""))
+        title = f"Golden outputs, compared with the old version's tolerances for {self.device}"
         nothing = [("no golden requests to compare", "", "", "", "")]
         yield table(
-            "Golden outputs", ("signature", "output", "values", "largest", "rows different"), outputs or nothing
+            title if self.device else "Golden outputs",
+            ("signature", "output", "values", "largest", "rows different"),
+            outputs or nothing,
         )
+        if self.tolerances:
+            sets = [(one.device, one.dtype, _tolerance(one.old), _tolerance(one.new)) for one in self.tolerances]
+            yield table("Tolerances", ("device", "dtype", "old", "new"), sets)
 
 
 def diff_versions(old: Path, new: Path) -> VersionDiff:
@@ -128,10 +160,43 @@ def diff_versions(old: Path, new: Path) -> VersionDiff:
     """
     changes = signature_changes(read_signatures(old), read_signatures(new))
     weights, equal = weight_changes(old, new)
-    outputs, unpaired = _outputs(
-        *(read_golden(path).requests if (path / MANIFEST).exists() else () for path in (old, new))
+    manifests = [read_manifest(path) if (path / MANIFEST).exists() else None for path in (old, new)]
+    golden = [read_golden(path).requests if one else () for path, one in zip((old, new), manifests, strict=True)]
+    device, tolerances = _device(*manifests)
+    outputs, unpaired = _outputs(golden[0], golden[1], tolerances)
+    return VersionDiff(
+        old,
+        new,
+        changes,
+        tuple(_metrics(old, new)),
+        tuple(weights),
+        equal,
+        tuple(outputs),
+        unpaired,
+        tuple(_tolerances(*manifests)),
+        device,
     )
-    return VersionDiff(old, new, changes, tuple(_metrics(old, new)), tuple(weights), equal, tuple(outputs), unpaired)
+
+
+def _device(old: Manifest | None, new: Manifest | None) -> tuple[Device | None, Mapping[str, Tolerance]]:
+    """Return the kind of device whose set compares golden outputs, and the set.
+
+    When a GPU computed those of one version, the others differ by what GPUs round.
+    """
+    if old is None or new is None:
+        return None, {}
+    device = device_kind(gpu={old.golden_device, new.golden_device} != {"cpu"}, tf32=False)
+    return (device, old.tolerances[device]) if device in old.tolerances else (None, {})
+
+
+def _tolerances(old: Manifest | None, new: Manifest | None) -> Iterator[ToleranceChange]:
+    if old is None or new is None:
+        return
+    for device in DEVICES:
+        before, after = (one.tolerances.get(device, {}) for one in (old, new))
+        for dtype in sorted(before.keys() | after.keys()):
+            if before.get(dtype) != after.get(dtype):
+                yield ToleranceChange(device, dtype, before.get(dtype), after.get(dtype))
 
 
 def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
@@ -142,7 +207,9 @@ def _metrics(old: Path, new: Path) -> Iterator[MetricChange]:
         yield MetricChange(name, was, now, higher_is_better(name, declared[0] if declared else None))
 
 
-def _outputs(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> tuple[list[OutputChange], int]:
+def _outputs(
+    old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...], tolerances: Mapping[str, Tolerance]
+) -> tuple[list[OutputChange], int]:
     """Return the differences of the outputs for the requests in both, and the number of requests in one only."""
     before = {request.identity: request for request in old}
     after = {request.identity: request for request in new}
@@ -152,13 +219,16 @@ def _outputs(old: tuple[GoldenRequest, ...], new: tuple[GoldenRequest, ...]) -> 
             pairs.setdefault((before[key].signature, output), []).append(
                 (after[key].outputs[output], before[key].outputs[output], batch_of(before[key]))
             )
-    return [_output_change(*names, pairs[names]) for names in sorted(pairs)], len(before.keys() ^ after.keys())
+    changes = [_output_change(*names, pairs[names], tolerances) for names in sorted(pairs)]
+    return changes, len(before.keys() ^ after.keys())
 
 
-def _output_change(signature: str, output: str, pairs: list[tuple[Array, Array, int]]) -> OutputChange:
-    differences = [compare(new, old) for new, old, _ in pairs]
+def _output_change(
+    signature: str, output: str, pairs: list[tuple[Array, Array, int]], tolerances: Mapping[str, Tolerance]
+) -> OutputChange:
+    differences = [compare(new, old, tolerances.get(dtype_of(old).name)) for new, old, _ in pairs]
     absolutes = [difference.absolute for difference in differences if difference.absolute is not None]
-    verdict = "equal" if all(difference.verdict == "equal" for difference in differences) else "different"
+    verdict = max((difference.verdict for difference in differences), key=_VERDICTS.index)
     return OutputChange(
         signature,
         output,
@@ -167,17 +237,24 @@ def _output_change(signature: str, output: str, pairs: list[tuple[Array, Array, 
         max(absolutes, default=None),
         sum(rows for _, _, rows in pairs),
         sum(
-            _rows_different(new, old, difference) for (new, old, _), difference in zip(pairs, differences, strict=True)
+            _rows_different(new, old, difference, tolerances.get(dtype_of(old).name))
+            for (new, old, _), difference in zip(pairs, differences, strict=True)
         ),
     )
 
 
-def _rows_different(new: Array, old: Array, difference: Difference) -> int:
-    if difference.verdict == "equal":
+def _rows_different(new: Array, old: Array, difference: Difference, tolerance: Tolerance | None) -> int:
+    if difference.verdict != "different":
         return 0
     if new.shape != old.shape or not new.ndim:
         return len(new) if new.ndim else 1
-    return sum(compare(new[row : row + 1], old[row : row + 1]).verdict != "equal" for row in range(len(new)))
+    return sum(
+        compare(new[row : row + 1], old[row : row + 1], tolerance).verdict == "different" for row in range(len(new))
+    )
+
+
+def _tolerance(one: Tolerance | None) -> str:
+    return "none" if one is None else tolerance_text(one)
 
 
 def _rows(change: OutputChange) -> str:

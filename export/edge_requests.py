@@ -59,7 +59,8 @@ def by_signature(left_out: Iterable[LeftOut]) -> dict[str, dict[str, tuple[str, 
     """Return the edge values that were left out, by signature and reason, as in a manifest."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for one in left_out:
-        found.setdefault(one.signature, {})[one.why] = one.edges
+        reasons = found.setdefault(one.signature, {})
+        reasons[one.why] = tuple(dict.fromkeys((*reasons.get(one.why, ()), *one.edges)))
     return found
 
 

@@ -10,11 +10,8 @@ model's folder as it was.
 from __future__ import annotations
 
 import platform
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -22,31 +19,32 @@ from typing import Any
 
 from tfserving.export import restores
 from tfserving.export.adopted import Adopted
+from tfserving.export.attempts import Proven, Prover
 from tfserving.export.builders import run_builder
 from tfserving.export.built import Built
 from tfserving.export.checkpoints import Restored
+from tfserving.export.devices import Machine, this_machine, turn_tf32_off
 from tfserving.export.edge_requests import LeftOut, by_signature
-from tfserving.export.empty_requests import check_empty
 from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
-from tfserving.export.graph import read_graph
-from tfserving.export.lint import lint_graph, lint_outputs
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
-from tfserving.export.options import Effect, Option, judge_with
-from tfserving.export.proof import FreshProcess, Proof, is_large, prove
+from tfserving.export.measured import Sets, measure
+from tfserving.export.options import Effect, Option
+from tfserving.export.proof import FreshProcess, Proof
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.source import Making, Source
 from tfserving.export.staging import Staging
-from tfserving.export.tolerances import Judge
+from tfserving.export.steps import Steps
+from tfserving.export.tolerances import TOLERANCES, Judge, from_table, to_measure
 from tfserving.export.unchanged import same_version
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
-from tfserving.foundation.quality import MEASURES, Evaluation, Metric
+from tfserving.foundation.quality import MEASURES, Metric
 
 
 @dataclass(frozen=True)
@@ -97,111 +95,52 @@ class Exported:
         return self.version == self.same_as
 
 
-@dataclass
-class _Steps:
-    """Prints the steps of the export of `model`, and measures them."""
-
-    model: str
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str, text: str, *, of_user: bool = False) -> Iterator[None]:
-        """Run a step. One that runs code `of_user`, which may print, has no line on a terminal that is rewritten."""
-        if of_user and sys.stderr.isatty():
-            self.note(text)
-        else:
-            self.now(text)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = round(time.monotonic() - start, 3)
-
-    def now(self, text: str) -> None:
-        """Set the current step."""
-        self.progress.update(f"{self.model}: {text}")
-
-    def note(self, text: str) -> None:
-        """Print a line that stays."""
-        self.progress.line(f"{self.model}: {text}")
-
-    def leave_out(self, edges: LeftOut) -> None:
-        """Record edge values that no golden request contains, and print them unless that is normal."""
-        self.left_out.append(edges)
-        if not edges.is_normal:
-            self.note(str(edges))
-
-    def counted(self, requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
-        """Yield `requests`, and print how many there were so far."""
-        for number, request in enumerate(requests, 1):
-            self.now(f"running golden request {number} in the live model and a fresh process")
-            yield request
-        self.now("comparing the outputs of the fresh process")
-
-
-def export(target: Target, builder: Callable[[], Any] | None, fresh: FreshProcess, progress: Progress) -> Exported:
+def export(
+    target: Target,
+    builder: Callable[[], Any] | None,
+    fresh: FreshProcess,
+    progress: Progress,
+    machine: Machine | None = None,
+) -> Exported:
     """Export a new version of `target` and return it. `fresh` is a process that has not loaded a version yet.
 
-    `builder` is the function that the target names, None for a SavedModel. Raises BuilderError, ServableError,
-    ProofError, or OSError when the disk refuses; nothing is left on disk then.
+    `builder` is the function that the target names, None for a SavedModel. `machine` is by default this one. Raises
+    BuilderError, ServableError, ProofError, or OSError when the disk refuses; nothing is left on disk then.
     """
-    steps = _Steps(target.model, progress)
+    steps = Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
     source: Source
     what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
     with steps.step("build", what, of_user=builder is not None):
         source = _adopt(target) if builder is None else _build(target, builder, steps.now)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
-    judge = Judge()
+    # A builder may have turned it on.
+    turn_tf32_off()
+    machine = machine or this_machine()
     with steps.step("trace", "checking its graph with lint" if builder is None else "tracing its signatures"):
         rules.require(source.prepare(_signatures_before(target.folder), target.allow))
+        table = TOLERANCES if machine.device == "cpu" else to_measure(machine.device, source.arithmetic())
+    judge = Judge(table)
     making = Making(judge, target.batch_sizes, target.allow, steps.leave_out, steps.note)
     requests: Iterable[GoldenRequest] = source.requests(given, making)
     effects: tuple[Effect, ...] = ()
-    kept: tuple[Option, ...] = ()
     with Staging(target.folder) as staging:
         if isinstance(source, Built) and target.options:
             with steps.step("options", f"trying {', '.join(target.options)}"):
                 requests = golden = list(requests)
-                effects = source.improve(golden, target.options, staging.scratch)
-                if "half" in (kept := tuple(effect.option for effect in effects if effect.kept)):
-                    judge = judge_with(kept)
-        with steps.step("write", "writing the SavedModel"):
-            signatures = source.write(staging.version_folder)
-        with steps.step("prove", "running the golden requests in the live model and a fresh process"):
-
-            def linted(requests: Iterable[GoldenRequest]) -> Iterator[GoldenRequest]:
-                # The fresh process loads the version meanwhile.
-                rules.require(lint_graph(read_graph(staging.version_folder), signatures))
-                yield from requests
-
-            requests = steps.counted(linted(requests))
-            if is_large(staging.version_folder):
-                # The live model is released before the fresh process loads a copy.
-                requests = list(requests)
-                source.release()
-            golden, proof = prove(
-                fresh,
-                staging.version_folder,
-                signatures,
-                requests,
-                judge,
-                source.refused,
-                steps.leave_out,
-                source.reasons,
-            )
-            source.check()
-            rules.require(lint_outputs(golden))
-            if "empty-request" not in target.allow:
-                check_empty(fresh, signatures, golden)
+                effects = source.improve(golden, target.options, staging.scratch, table)
+        with Prover(source, requests, staging, steps, rules, target.allow, judge, fresh) as prover:
+            proven, effects = prover.prove(effects)
+        kept = tuple(effect.option for effect in effects if effect.kept)
+        proven, sets = _sets(proven, source, machine, staging, steps)
         with steps.step("publish", "flushing to disk"):
-            manifest = partial(_manifest, target, source, signatures, judge, kept, steps.left_out)
-            path, same_as = _published(target, staging, golden, source.evaluation, manifest, steps.note)
+            manifest = partial(_manifest, target, source, proven.signatures, machine, sets, kept, steps.left_out)
+            path, same_as = _published(target, staging, proven.golden, source, manifest, steps.note)
     return Exported(
         target.model,
         int(path.name),
         path,
-        proof,
+        replace(proven.proof, requests=len(proven.golden), device=machine.device),
         dict(source.metrics),
         effects,
         source.restored,
@@ -209,6 +148,26 @@ def export(target: Target, builder: Callable[[], Any] | None, fresh: FreshProces
         tuple(steps.left_out),
         same_as,
     )
+
+
+def _sets(proven: Proven, source: Source, machine: Machine, staging: Staging, steps: Steps) -> tuple[Proven, Sets]:
+    """Return the sets of tolerances of the version, and the version without edge values that a device disputes."""
+    dtypes = {spec.dtype for signature in proven.signatures.values() for spec in signature.outputs.values()}
+    chosen = {dtype: one for dtype in sorted(dtypes) if (one := proven.judge.chosen(dtype))}
+    if not machine.measurements:
+        return proven, Sets(from_table(chosen, proven.arithmetic), {})
+    with steps.step("measure", f"running the golden requests on {machine.golden}, with TF32, and on the processor"):
+        golden, sets = measure(
+            machine.measurements,
+            staging.version_folder,
+            proven.golden,
+            chosen,
+            proven.arithmetic,
+            source.refused,
+            steps.leave_out,
+            steps.note,
+        )
+    return replace(proven, golden=golden), sets
 
 
 def check_as_it_is(target: Target) -> None:
@@ -237,14 +196,15 @@ def _adopt(target: Target) -> Adopted:
 def _published(
     target: Target,
     staging: Staging,
-    golden: Iterable[GoldenRequest],
-    evaluation: Evaluation | None,
+    golden: Sequence[GoldenRequest],
+    source: Source,
     manifest: Callable[[dict[str, FileEntry], int], Manifest],
     note: Callable[[str], None],
 ) -> tuple[Path, int | None]:
     """Publish the staged version, or keep the previous one if it is the same; return the path and the same version."""
-    write_golden(golden, target.model, staging.version_folder)
-    if evaluation:
+    batched = [name for name, signature in source.signatures.items() if signature.batched]
+    write_golden(golden, target.model, staging.version_folder, batched)
+    if evaluation := source.evaluation:
         write_evaluation(evaluation, target.model, staging.version_folder)
     files = hash_files(staging.version_folder)
     same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), note)
@@ -278,7 +238,8 @@ def _manifest(
     target: Target,
     source: Source,
     signatures: dict[str, ServedSignature],
-    judge: Judge,
+    machine: Machine,
+    sets: Sets,
     options: tuple[str, ...],
     left_out: Iterable[LeftOut],
     files: dict[str, FileEntry],
@@ -288,7 +249,6 @@ def _manifest(
     import numpy as np
     import tensorflow as tf
 
-    dtypes = sorted({spec.dtype for signature in signatures.values() for spec in signature.outputs.values()})
     return Manifest(
         model=target.model,
         version=version,
@@ -305,7 +265,9 @@ def _manifest(
         evaluation=_evaluation(source),
         signatures=signatures,
         unbatched=tuple(sorted(name for name, signature in source.signatures.items() if not signature.batched)),
-        tolerances={"cpu": {dtype: tolerance for dtype in dtypes if (tolerance := judge.chosen(dtype))}},
+        golden_device=machine.golden,
+        tolerances={device: dict(found) for device, found in sets.tolerances.items()},
+        measured=dict(sets.measured),
         edge_values_left_out=by_signature(left_out),
         files=files,
         digest="",

@@ -11,6 +11,7 @@ Commands arrive on stdin, responses go to stdout in the same order. A message is
                                                    imports of more packages, and registers the operations of libraries;
                                                    the response for each way is the signatures as JSON,
                                                    {signature: {"inputs", "outputs": {name: [dtype, shape or null]}}}
+    {"gpus": true}                                 the response is the names of the GPUs, as JSON
     a PredictionLog                                runs its request; the response for each way is a PredictResponse
 
 A response begins with a byte: "R" for a result, "E" for the text of an error. The process exits when stdin ends.
@@ -86,6 +87,8 @@ def main() -> None:
     import tensorflow as tf
 
     gc.enable()
+    # The exporter sets it in the environment, for NVIDIA's libraries.
+    tf.config.experimental.enable_tensor_float_32_execution(os.environ.get("NVIDIA_TF32_OVERRIDE") != "0")
     # Functions run the graph as it was written. Sessions run it as servers do; see `_load_session`.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     prediction_log, response = _messages(Path(sys.argv[1]))
@@ -107,6 +110,9 @@ def main() -> None:
             pending.put([workers[way].submit(_run, way, loaded, request, response()) for way in ways])
             continue
         job = json.loads(order)
+        if "gpus" in job:
+            pending.put([workers["session"].submit(_gpus)])
+            continue
         ways = job["ways"]
         refusal.packages.update(job["refused"])
         for library in job["libraries"]:
@@ -121,6 +127,16 @@ def main() -> None:
         pending.put(loads)
     pending.put(None)
     writer.join()
+
+
+def _gpus() -> Message:
+    import tensorflow as tf
+
+    try:
+        details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+        return RESULT, json.dumps([one.get("device_name", "GPU") for one in details]).encode()
+    except Exception as error:
+        return ERROR, _shortened(error).encode()
 
 
 def _load(way: str, folder: str, loaded: dict[str, Run]) -> Message:

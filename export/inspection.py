@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
 
 from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.tolerances import tolerance_text
 from tfserving.export.variables import Variable, Variables
-from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden
+from tfserving.foundation.devices import DEVICES
+from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden, request_of
+from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.quality import Metric, figure
 from tfserving.foundation.records import RecordError, read_records
 
@@ -31,14 +36,17 @@ PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
 
 @dataclass(frozen=True)
 class Inspection:
-    """A version. `state` is whether it is intact, `golden` has the batch sizes of golden requests by signature."""
+    """A version. `state` is whether it is intact.
+
+    `golden` and `warmup` have the batch sizes of golden and warm-up requests by signature.
+    """
 
     path: Path
     signatures: Mapping[str, ServedSignature]
     variables: tuple[Variable, ...]
     sizes: Mapping[str, int]
     golden: Mapping[str, tuple[int, ...]]
-    warmup: int
+    warmup: Mapping[str, tuple[int, ...]]
     manifest: Manifest | None
     state: str
 
@@ -58,7 +66,7 @@ class Inspection:
             ],
             "size_bytes": {**self.sizes, "total": self.total},
             "golden_requests": {name: list(batches) for name, batches in self.golden.items()},
-            "warmup_requests": self.warmup,
+            "warmup_requests": {name: list(batches) for name, batches in self.warmup.items()},
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
         }
 
@@ -84,6 +92,7 @@ class Inspection:
             yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
             if self.manifest.made_requests:
                 yield "golden requests", f"random values: {', '.join(self.manifest.made_requests)}"
+            yield "golden outputs", f"computed on {self.manifest.golden_device}"
             if self.manifest.checkpoint:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:
@@ -99,18 +108,21 @@ class Inspection:
         for part, size in self.sizes.items():
             yield part, _bytes(size)
         yield "total", _bytes(self.total)
-        for name, batches in self.golden.items():
-            alone = self.manifest is not None and name in self.manifest.unbatched
-            of = "one example each" if alone else f"of {', '.join(map(str, batches))} rows"
-            yield f"golden, {name}", f"{len(batches)} requests, {of}"
-        yield "warm-up", f"{self.warmup} requests"
+        for kind, found in (("golden", self.golden), ("warm-up", self.warmup)):
+            for name, batches in found.items():
+                alone = self.manifest is not None and name in self.manifest.unbatched
+                of = "one example each" if alone else f"of {', '.join(map(str, batches))} rows"
+                yield f"{kind}, {name}", f"{len(batches)} requests, {of}"
 
 
 def _tolerances(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for device, dtypes in manifest.tolerances.items():
         for dtype, one in dtypes.items():
-            scale = f" + {one.scale:g} of the row's largest" if one.scale else ""
-            yield f"tolerance {dtype}, {device}", f"{one.absolute:g} + {one.relative:g} of the value{scale}"
+            on = f", measured on {manifest.measured[device]}" if device in manifest.measured else ""
+            yield f"tolerance {dtype}, {device}", f"{tolerance_text(one)}{on}"
+    missing = [device for device in DEVICES if device not in manifest.tolerances]
+    if missing:
+        yield "no tolerances", f"{', '.join(missing)}: outputs of such a server can't be verified"
 
 
 def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -136,7 +148,7 @@ def inspect_version(folder: Path) -> Inspection:
         _variables(folder),
         {part: _size(folder / part) for part in PARTS},
         _golden(folder),
-        _warmup(folder),
+        _warmup(folder, manifest.unbatched if manifest else ()),
         manifest,
         state,
     )
@@ -169,11 +181,17 @@ def _golden(folder: Path) -> dict[str, tuple[int, ...]]:
     return batches
 
 
-def _warmup(folder: Path) -> int:
+def _warmup(folder: Path, unbatched: Collection[str]) -> dict[str, tuple[int, ...]]:
+    batches: dict[str, tuple[int, ...]] = {}
     try:
-        return sum(1 for _ in read_records(folder / WARMUP))
-    except (OSError, RecordError):
-        return 0
+        for data in read_records(folder / WARMUP):
+            request = request_of(PredictionLog.FromString(data), responded=False)
+            rows = 1 if request.signature in unbatched else batch_of(request)
+            batches[request.signature] = (*batches.get(request.signature, ()), rows)
+    except (OSError, RecordError, DecodeError, ValueError):
+        # The state reports that the file is damaged. Another program's can have other records.
+        return {}
+    return batches
 
 
 def _bytes(size: int) -> str:

@@ -33,6 +33,7 @@ NOT_DENSE = {"coo_sparse": "a sparse tensor", "composite_tensor": "a ragged or o
 # output with 400 (tensorflow/serving, util/json_tensor.cc).
 NOT_IN_JSON = ("bfloat16", "complex64", "complex128", "float16")
 NOT_FROM_JSON = (*NOT_IN_JSON, "uint16")
+BYTES = ("int8", "uint8")
 FLOATS = tuple(BY_NAME[name].number for name in ("bfloat16", "float16", "float32", "float64"))
 # Operations whose strings are bytes, not text.
 MAKE_BYTES = (
@@ -228,7 +229,8 @@ def _effects(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Fi
 
 def _int_inputs(name: str, graph: Graph, signature: ServedSignature) -> Iterator[Finding]:
     for key, spec in signature.inputs.items():
-        if "int" not in spec.dtype:
+        # Bytes are chosen for their size, as for pixels.
+        if "int" not in spec.dtype or spec.dtype in BYTES:
             continue
         consumers = graph.consumers(graph.signatures[name].inputs[key].name)
         if consumers and all(node.op == "Cast" and node.message.attr["DstT"].type in FLOATS for node in consumers):

@@ -97,13 +97,25 @@ class Manifest(_Strict):
         tuple[str, ...],
         Field(description="The signatures that take one example per request, so that requests can't be batched."),
     ] = ()
+    golden_device: Annotated[
+        str,
+        Field(description="The device that computed the golden outputs, without TF32: `cpu`, or a GPU's name."),
+    ] = "cpu"
     tolerances: Annotated[
         dict[Device, dict[str, Tolerance]],
         Field(
             description="The tolerances by kind of device that serves the version (a processor, a GPU, a GPU with "
-            "TF32) and by dtype of output. Outputs of any other dtype must be equal."
+            "TF32) and by dtype of output. Outputs of any other dtype must be equal. A kind without an entry can't be "
+            "verified: differences depend too much on the model, and they were not measured, or were too large."
         ),
     ]
+    measured: Annotated[
+        dict[Device, str],
+        Field(
+            description="The kinds of device whose tolerances were measured at the export, with the name of the "
+            "device. The others are from a table and the differences between two processes on the exporting machine."
+        ),
+    ] = {}
     edge_values_left_out: Annotated[
         dict[str, dict[str, tuple[str, ...]]],
         Field(
@@ -127,7 +139,7 @@ class Manifest(_Strict):
     def _text(self, digest: str) -> str:
         # Empty optional fields are left out.
         optional = ("builder", "saved_model", "made_requests", "evaluation", "unbatched", "edge_values_left_out")
-        absent = {name for name in optional if not getattr(self, name)}
+        absent = {name for name in (*optional, "measured") if not getattr(self, name)}
         return self.model_copy(update={"digest": digest}).model_dump_json(indent=2, exclude=absent) + "\n"
 
 

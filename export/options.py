@@ -21,8 +21,10 @@ from tfserving.export.errors import ServableError
 from tfserving.export.savedmodel import write_savedmodel
 from tfserving.export.servable import Servable, one_array
 from tfserving.export.sizes import not_to_be_frozen
-from tfserving.export.tolerances import TOLERANCES, Judge, describe
+from tfserving.export.tolerances import TOLERANCES, Judge, describe, widest
+from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.golden import GoldenRequest
+from tfserving.foundation.graph import CALLS, SAME
 
 Option = Literal["freeze", "optimize", "half", "xla"]
 OPTIONS: tuple[Option, ...] = get_args(Option)
@@ -31,18 +33,24 @@ CONSTANT: tuple[Option, ...] = ("freeze", "optimize", "half")
 # Constants with fewer elements are not weights, and rounding a shape or an epsilon saves nothing.
 FEWEST_WEIGHTS = 64
 ROUNDS = 30
+# Nodes that hold or pass on a tensor, or call a function.
+NOT_COMPUTED = {"Const", "NoOp", "Placeholder", *CALLS, *SAME}
+# A smaller change of size or time is noise.
+LESS = 0.95
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of an option: size on disk in bytes, and seconds of a call with one row, before and after.
+    """The effect of an option: size on disk in bytes, seconds of a call with one row, and nodes, before and after.
 
-    `reason` is why the option was not kept. Both are None when it could not be tried.
+    The nodes are those that compute, in the graphs of all signatures. `reason` is why the option was not kept. The
+    others are None when it could not be tried.
     """
 
     option: Option
     size: tuple[int, int] | None = None
     seconds: tuple[float, float] | None = None
+    nodes: tuple[int, int] | None = None
     reason: str = ""
 
     @property
@@ -50,20 +58,42 @@ class Effect:
         """Whether the version uses the option."""
         return not self.reason
 
-    def __str__(self) -> str:
+    @property
+    def helps(self) -> bool:
+        """Whether it makes the version smaller or a call faster, by more than noise."""
         if self.size is None or self.seconds is None:
+            return False
+        return self.size[1] < LESS * self.size[0] or self.seconds[1] < LESS * self.seconds[0]
+
+    def __str__(self) -> str:
+        if self.size is None or self.seconds is None or self.nodes is None:
             return f"{self.option} was not kept: {self.reason}"
         (size, smaller), (time_before, time_after) = self.size, self.seconds
         change = (
-            f"size {size / 1e6:.3g} MB to {smaller / 1e6:.3g} MB, one row {time_before * 1e6:.0f} µs to "
-            f"{time_after * 1e6:.0f} µs"
+            f"size {size / 1e6:.3g} MB to {smaller / 1e6:.3g} MB, {self.nodes[0]} to {self.nodes[1]} nodes, "
+            f"one row {time_before * 1e6:.0f} µs to {time_after * 1e6:.0f} µs"
         )
-        return f"{self.option}: {change}" if self.kept else f"{self.option} was not kept: {self.reason} ({change})"
+        if not self.kept:
+            return f"{self.option} was not kept: {self.reason} ({change})"
+        return f"{self.option}: {change}{'' if self.helps else '. It makes the model neither smaller nor faster'}"
 
 
-def judge_with(options: Collection[Option]) -> Judge:
-    """Return the judge for a graph with these `options`. For float16 weights, float32 has float16's tolerance."""
-    return Judge({**TOLERANCES, "float32": TOLERANCES["float16"]}, most=1.0) if "half" in options else Judge()
+def judge_with(options: Collection[Option], table: Mapping[str, Tolerance] = TOLERANCES) -> Judge:
+    """Return the judge for a graph with these `options`, with the tolerances of `table`.
+
+    For float16 weights, float32 has float16's tolerance.
+    """
+    if "half" not in options:
+        return Judge(table)
+    return Judge({**table, "float32": widest(table["float32"], TOLERANCES["float16"])}, most=1.0)
+
+
+def applied(functions: Mapping[str, Any], options: Collection[Option]) -> dict[str, Any]:
+    """Return the traced `functions` after the `options`, without any test."""
+    changed = dict(functions)
+    for option in (option for option in OPTIONS if option in options):
+        changed = {name: APPLY[option](function) for name, function in changed.items()}
+    return changed
 
 
 def improve(
@@ -72,10 +102,12 @@ def improve(
     requests: Sequence[GoldenRequest],
     options: Sequence[Option],
     scratch: Path,
+    table: Mapping[str, Tolerance] = TOLERANCES,
 ) -> tuple[dict[str, Any], tuple[Effect, ...]]:
     """Apply the `options` that keep every golden output within tolerance to the traced `functions`.
 
-    Return the functions, and the effect of each option. `scratch` is a folder for temporary files.
+    Return the functions, and the effect of each option. `scratch` is a folder for temporary files, `table` has the
+    tolerances.
     """
     current = _Graphs(servable, functions)
     effects: list[Effect] = []
@@ -86,9 +118,10 @@ def improve(
             continue
         try:
             changed = _Graphs(servable, {name: APPLY[option](function) for name, function in current.functions.items()})
-            reason = changed.worst(requests, judge_with([*kept, option]))
+            reason = changed.worst(requests, judge_with([*kept, option], table))
             size = current.size(scratch / f"{option}-before"), changed.size(scratch / f"{option}-after")
-            effect = Effect(option, size, _seconds(current, changed, requests), reason)
+            seconds = _seconds(current, changed, requests)
+            effect = Effect(option, size, seconds, (current.nodes(), changed.nodes()), reason)
         except Exception as error:
             effect = Effect(option, reason=f"{type(error).__name__}: {_reason(error)}")
         effects.append(effect)
@@ -131,6 +164,16 @@ class _Graphs:
         """Write them as a SavedModel to `folder`, and return its size in bytes."""
         write_savedmodel(self.servable, self.functions, folder)
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    def nodes(self) -> int:
+        """Return the number of nodes that compute something or read a variable, those in functions included."""
+        return sum(
+            node.op not in NOT_COMPUTED
+            for function in self.functions.values()
+            for graph in [function.graph.as_graph_def()]
+            for nodes in (graph.node, *(inner.node_def for inner in graph.library.function))
+            for node in nodes
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -18,11 +18,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from tfserving.export import fresh
+from tfserving.export.comparison import Comparison, as_recorded, disputed_rows
+from tfserving.export.devices import Environment, proof_environment
 from tfserving.export.edge_requests import EdgeRequest, Note
 from tfserving.export.errors import ExportError, ProofError
 from tfserving.export.graph import has_functions, read_graph
@@ -30,9 +32,10 @@ from tfserving.export.manifest import ServedSignature
 from tfserving.export.records import prediction_log
 from tfserving.export.rows import described
 from tfserving.export.servable import TensorSpec
-from tfserving.export.tolerances import Judge, describe
+from tfserving.export.tolerances import Judge
 from tfserving.foundation import messages, served_ops
-from tfserving.foundation.golden import GoldenRequest, request_of
+from tfserving.foundation.devices import Device
+from tfserving.foundation.golden import GoldenRequest
 from tfserving.foundation.messages import PredictResponse
 from tfserving.foundation.temporary import no_temporary
 from tfserving.foundation.tensors import BY_NAME, Array, from_proto
@@ -42,16 +45,19 @@ STDERR_LINES = 12
 # From this size of the variables on, only one copy of them is in memory: the live model's, until all golden requests
 # are made, then one in the fresh process, loaded in one way after the other. Below it, doing all at once saves time.
 LARGE = 64 << 20
-_HOW = {"function": "as a function", "session": "in a session, as on servers"}
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How the outputs of the version on disk compare: identical, or with differences up to `largest`, in tolerance."""
+    """How the outputs of the version on disk compare: identical, or with differences up to `largest`, in tolerance.
+
+    `device` is the kind of device that computed them; its set of tolerances was used.
+    """
 
     requests: int
     identical: bool
     largest: float
+    device: Device = "cpu"
 
     def __str__(self) -> str:
         return "equal" if self.identical else f"within tolerance, largest difference {self.largest:.2g}"
@@ -60,7 +66,8 @@ class Proof:
 class FreshProcess:
     """A Python process that imports TensorFlow while its parent does other things, and then runs one version."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Environment = MappingProxyType({})) -> None:
+        """Start it with `changes` of the environment in which golden requests run."""
         # It has a session of its own: Ctrl-C is for the parent, which ends this process.
         try:
             # Its temporary files, which stay when it is killed, are removed with this folder.
@@ -71,7 +78,7 @@ class FreshProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-I", fresh.__file__, str(DESCRIPTORS)],
             cwd=self._folder.name,
-            env={**os.environ, "TMPDIR": self._folder.name},
+            env={**proof_environment(os.environ, changes), "TMPDIR": self._folder.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -100,6 +107,17 @@ class FreshProcess:
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
         self._folder.cleanup()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended, for example because a version crashed it."""
+        return self._process.poll() is not None
+
+    def gpus(self) -> tuple[str, ...]:
+        """Return the names of the GPUs that it runs versions on; none when it runs them on a processor."""
+        self._due += 1
+        self._send(json.dumps({"gpus": True}).encode())
+        return tuple(json.loads(self._result("can't list its GPUs")))
 
     def load(self, version_folder: Path, ways: Sequence[str], refused: Iterable[str] = ()) -> None:
         """Make it load the version in `version_folder`, and refuse imports of the packages `refused` from now on.
@@ -224,7 +242,7 @@ def prove(
     one_by_one = is_large(version_folder)
     every = fresh.WAYS if has_functions(version_folder) else ("session",)
     rounds = [[way] for way in every] if one_by_one else [list(every)]
-    comparison = _Comparison(judge, reasons or {})
+    comparison = Comparison(judge, reasons or {})
     golden: list[GoldenRequest] = []
     for ways in rounds:
         fresh_process.load(version_folder, ways, refused)
@@ -269,7 +287,7 @@ def _compare(
     fresh_process: FreshProcess,
     sent: Iterable[GoldenRequest],
     ways: Sequence[str],
-    comparison: _Comparison,
+    comparison: Comparison,
     note: Note,
 ) -> tuple[list[GoldenRequest], list[GoldenRequest]]:
     """Return those of the requests `sent` whose outputs agree, and the rest of disputed ones, to be sent again."""
@@ -277,56 +295,14 @@ def _compare(
     again: list[GoldenRequest] = []
     for request in sent:
         outputs = {way: fresh_process.outputs(request) for way in ways}
-        if isinstance(request, EdgeRequest) and (disputed := _disputed(request, outputs, comparison)):
+        if isinstance(request, EdgeRequest) and (disputed := disputed_rows(request, outputs, comparison)):
             note(request.left_out(disputed))
             again += [rest for rest in [request.without(disputed)] if rest]
             continue
         for way, found in outputs.items():
-            comparison.compare(_as_recorded(request), _as_recorded(request, found), way)
+            comparison.compare(as_recorded(request), as_recorded(request, found), way)
         settled.append(request)
     return settled, again
-
-
-def _disputed(request: EdgeRequest, outputs: Mapping[str, Mapping[str, Array]], comparison: _Comparison) -> set[int]:
-    """Return the rows of `request` that are disputed. Raises ProofError when the outputs of others differ."""
-    disputed: set[int] = set()
-    for way, found in outputs.items():
-        if rows := request.disputed(found, comparison.judge, rewritten=way == "session"):
-            rest, actual = (replace(request, outputs=one).without(rows) for one in (request.outputs, found))
-            if rest and actual:
-                comparison.compare(_as_recorded(rest), _as_recorded(actual), way)
-            disputed |= rows
-    return disputed
-
-
-class _Comparison:
-    """Compares outputs, and keeps the largest difference."""
-
-    def __init__(self, judge: Judge, reasons: Mapping[str, str]) -> None:
-        self.judge = judge
-        self._reasons = reasons
-        self.identical = True
-        self.largest = 0.0
-
-    def compare(self, golden: GoldenRequest, actual: GoldenRequest, way: str) -> None:
-        """Raise ProofError when an output of `actual` differs from that of `golden`."""
-        for output, expected in golden.outputs.items():
-            difference = self.judge.judge(actual.outputs[output], expected)
-            if difference.verdict == "different":
-                reason = f"\n  ({self._reasons[way]})" if way in self._reasons else ""
-                raise ProofError(
-                    f"signature {golden.signature!r}, output {output!r}: for {described(golden.inputs)}, the version "
-                    f"run {_HOW[way]} and the live model return different values: {describe(difference)}{reason}"
-                )
-            self.identical = self.identical and difference.verdict == "equal"
-            self.largest = max(self.largest, difference.absolute or 0.0)
-
-
-def _as_recorded(request: GoldenRequest, outputs: Mapping[str, Array] | None = None) -> GoldenRequest:
-    """Return `request`, with other `outputs` if given, as a record has it: classes as text, regression values flat."""
-    if outputs is not None:
-        request = GoldenRequest(request.signature, request.inputs, outputs, request.method)
-    return request if request.method == "predict" else request_of(prediction_log(request, ""))
 
 
 def _check_signatures(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tfserving.export.arithmetic import Arithmetic
 from tfserving.export.checkpoints import Restored
 from tfserving.export.edge_requests import Note
 from tfserving.export.findings import Finding
@@ -68,6 +69,9 @@ class Source(Protocol):
 
         Raises LintError for a finding that only tracing shows, unless its rule is one to `allow`.
         """
+
+    def arithmetic(self) -> Arithmetic:
+        """Return the products that its signatures compute; after `prepare`."""
 
     def requests(self, given: Iterable[Given], making: Making) -> Iterable[GoldenRequest]:
         """Return its golden requests with the live model's outputs; see `tfserving.export.golden.golden_requests`."""

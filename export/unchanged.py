@@ -20,7 +20,7 @@ from tfserving.export.variables import Variables
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL, versions_on_disk
 
 # Fields that differ between equal versions. The version of TensorFlow is also in the graph.
-_OWN = {"version", "created", "versions", "files", "digest", "saved_model"}
+_OWN = {"version", "created", "versions", "files", "digest", "saved_model", "measured"}
 # It contains a checksum of the other files, and a random number.
 _FINGERPRINT = "fingerprint.pb"
 

@@ -72,6 +72,14 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A file with more golden requests. Repeatable.",
 )
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    multiple=True,
+    type=click.IntRange(1, 65536),
+    help="A batch size of golden requests, instead of the model's batch_sizes. Repeatable. 1, 2 and 7 rows are added, "
+    "and to the warm-up every power of two up to the largest.  [default: 32]",
+)
 @click.option("--freeze", is_flag=True, help="Turn variables into constants.")
 @click.option("--optimize", is_flag=True, help="Let Grappler simplify the graph. Implies --freeze.")
 @click.option(
@@ -91,6 +99,7 @@ def build(
     breaking: bool,
     allow: tuple[str, ...],
     golden: tuple[Path, ...],
+    batch_sizes: tuple[int, ...],
     freeze: bool,
     optimize: bool,
     half: bool,
@@ -103,8 +112,11 @@ def build(
     tfserving.export.servable.Servable. NAME=FOLDER exports the SavedModel in that folder as it is. An existing version
     is never changed. When one model fails, the others are still exported, and the exit code is 1.
 
-    --freeze, --optimize, --half and --xla each take effect only if all golden outputs stay within tolerance. The size
-    and the time of a call before and after are printed.
+    --freeze, --optimize, --half and --xla each take effect only if all golden outputs stay within tolerance, in this
+    process and in the proof. The size, the nodes and the time of a call before and after are printed.
+
+    Golden outputs are computed on the GPU if there is one, without TF32, and tolerances are measured for the processor
+    and for the GPU with and without TF32. Without a GPU the tolerances for GPUs come from a table (docs/export.md).
     """
     with checked_input():
         check_rules(allow)
@@ -120,6 +132,7 @@ def build(
                 project=Path.cwd() if name in here else Path(os.path.abspath(fleet)).parent,  # noqa: PTH100 - not its link
                 allow=(*allow, *(("breaking-change",) if breaking else ())),
                 golden=tuple(file.absolute() for file in golden),
+                batch_sizes=tuple(sorted({*batch_sizes})),
                 options=options,
                 checkpoint=prefix,
                 partial=partial,
@@ -144,7 +157,15 @@ def build(
     sys.exit(code)
 
 
-def _target(name: str, fleet: Fleet, *, allow: tuple[str, ...], golden: tuple[Path, ...], **options: Any) -> Target:
+def _target(
+    name: str,
+    fleet: Fleet,
+    *,
+    allow: tuple[str, ...],
+    golden: tuple[Path, ...],
+    batch_sizes: tuple[int, ...],
+    **options: Any,
+) -> Target:
     """Return a model of `fleet` as a target, with the options of the command."""
     # Nothing is imported when every model has a version.
     from tfserving.export.exporter import Target
@@ -157,7 +178,7 @@ def _target(name: str, fleet: Fleet, *, allow: tuple[str, ...], golden: tuple[Pa
         model.builder,
         fleet.model_folder(name),
         allow=(*model.allow, *allow),
-        batch_sizes=model.batch_sizes,
+        batch_sizes=batch_sizes or model.batch_sizes,
         golden=(*model.golden, *golden),
         saved_model=model.saved_model,
         **options,
@@ -257,6 +278,7 @@ def _as_json(exported: Exported, checkpoint: Path | None) -> dict[str, Any]:
                 "reason": effect.reason,
                 "size_bytes": _before_and_after(effect.size),
                 "call_seconds": _before_and_after(effect.seconds),
+                "nodes": _before_and_after(effect.nodes),
             }
             for effect in exported.effects
         ],

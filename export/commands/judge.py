@@ -107,7 +107,8 @@ def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: 
     """Check that versions are intact, to the last bit.
 
     Every file is compared with its SHA-256 in the manifest, and the SavedModel's signatures with the manifest. Then a
-    fresh process runs the golden requests.
+    fresh process runs the golden requests on this machine's GPU, without TF32, or on its processor. The output names
+    the set of tolerances in the manifest that was used.
     """
     from tfserving.export.check import check_files, check_golden
     from tfserving.export.errors import ExportError
@@ -128,10 +129,13 @@ def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: 
             if not as_json:
                 click.echo(f"Error: {short(path)}: {error}", err=True)
         else:
-            results.append({"path": str(path), "intact": True, "golden_requests": proof.requests})
+            results.append(
+                {"path": str(path), "intact": True, "golden_requests": proof.requests, "device": proof.device}
+            )
             if not as_json:
                 click.echo(
-                    f"{short(path)}: {len(manifest.files)} files intact, {proof.requests} golden requests {proof}"
+                    f"{short(path)}: {len(manifest.files)} files intact, {proof.requests} golden requests {proof} "
+                    f"(tolerances: {proof.device})"
                 )
     if as_json:
         click.echo(json.dumps({"versions": results}, indent=2))

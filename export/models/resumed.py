@@ -58,7 +58,7 @@ class Training:
         while (step := int(self.step)) < steps:
             # The rows of a step depend only on its number, so a repeated step is the same.
             rows = np.random.default_rng((SEED, step)).choice(TRAINING, BATCH, replace=False)
-            self._learn(tf.constant(images[rows]), tf.constant(labels[rows]))
+            self._learn(tf.cast(images[rows], tf.float32), tf.constant(labels[rows]))
             self.step.assign_add(1)
             if (step + 1) % EVERY == 0 or step + 1 == steps:
                 # The manager saves. `checkpoint.save(manager.save())` would save twice, once without ever deleting it.
@@ -83,7 +83,7 @@ def build() -> Servable:
     training = Training(FOLDER)
     training.train(STEPS)
     images, labels = _data()
-    scores = training.model(images[TRAINING:], training=False).numpy()
+    scores = training.model(images[TRAINING:].astype(np.float32), training=False).numpy()
     accuracy = float(np.mean(scores.argmax(axis=1) == labels[TRAINING:]))
     if accuracy < LOWEST_ACCURACY:
         raise ValueError(f"the test accuracy is {accuracy:.1%}, expected at least {LOWEST_ACCURACY:.0%}")
@@ -93,7 +93,8 @@ def build() -> Servable:
 def untrained() -> Servable:
     """Return the model before any training, to be exported from a checkpoint.
 
-    Input: `image` float32 (None, 8, 8, 1), values from 0 to 16. Output: `logits` float32 (None, 10).
+    Input: `image` uint8 (None, 8, 8, 1), values from 0 to 16, which the graph converts. Output: `logits` float32
+    (None, 10).
     """
     return _servable(Training(Path("nowhere")).model, {})
 
@@ -103,8 +104,8 @@ def _servable(model: keras.Model, metrics: dict[str, float | Metric]) -> Servabl
         module=model,
         signatures={
             "serving_default": Signature(
-                lambda image: {"logits": model(image, training=False)},
-                {"image": TensorSpec("float32", (None, 8, 8, 1))},
+                lambda image: {"logits": model(tf.cast(image, tf.float32), training=False)},
+                {"image": TensorSpec("uint8", (None, 8, 8, 1))},
                 ("logits",),
             )
         },
@@ -117,7 +118,7 @@ def _servable(model: keras.Model, metrics: dict[str, float | Metric]) -> Servabl
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
     digits = load_digits()
-    return digits.images[..., np.newaxis].astype(np.float32), digits.target.astype(np.int64)
+    return digits.images[..., np.newaxis].astype(np.uint8), digits.target.astype(np.int64)
 
 
 @click.command()

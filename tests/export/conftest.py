@@ -17,6 +17,7 @@ import pytest
 
 from tests.exporting import fresh_process, run_export
 from tests.servers import Served, serve
+from tfserving.export.devices import Machine
 from tfserving.export.exporter import Exported, Target, export
 from tfserving.export.manifest import hash_files, read_manifest
 from tfserving.foundation.command.progress import Progress
@@ -167,7 +168,10 @@ def export_here(tmp_path: Path) -> Callable[..., Exported]:
     return run
 
 
-def export_to(folder: Path, builder: Callable[[], Any], **more: Any) -> Exported:
-    """Exports what a builder makes, in this process, to the model's `folder`; more is for the Target."""
+def export_to(folder: Path, builder: Callable[[], Any], machine: Machine | None = None, **more: Any) -> Exported:
+    """Exports what a builder makes, in this process, to the model's `folder`; more is for the Target.
+
+    `machine` is one to be simulated.
+    """
     target = Target("model", f"tests.export.zoo:{builder.__name__}", folder, **more)
-    return export(target, builder, fresh_process(), Progress())
+    return export(target, builder, fresh_process(), Progress(), machine)

@@ -13,6 +13,7 @@ from tests.export.conftest import Project
 from tfserving.export.check import CheckError, check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import hash_files, read_manifest
+from tfserving.export.proof import FreshProcess
 from tfserving.foundation.golden import MANIFEST
 
 FLIPS = 25
@@ -61,7 +62,7 @@ def test_whole_versions_pass_and_are_asked_again(exported: Project) -> None:
     done = exported.run("check", "scale/1", "models/scale/1", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["versions"]
-    assert [(one["intact"], one["golden_requests"]) for one in found] == [(True, 5), (True, 5)]
+    assert [(one["intact"], one["golden_requests"], one["device"]) for one in found] == 2 * [(True, 5, "cpu")]
 
 
 def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(exported: Project, copied: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(expor
     assert done.returncode == 1
     assert f"Error: {copied}: the version was changed since its export:" in done.stderr
     assert "  variables/variables.data-00000-of-00001: got SHA-256 " in done.stderr
-    assert "models/scale/1: 6 files intact, 5 golden requests equal" in done.stdout
+    assert "models/scale/1: 6 files intact, 5 golden requests equal (tolerances: cpu)\n" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -102,3 +103,31 @@ def test_what_something_else_wrote_has_nothing_to_be_checked_by(project: Project
     done = project.run("check", str(tmp_path / "foreign"))
     assert done.returncode == 1
     assert "has no assets.extra/manifest.json: this toolkit did not export it" in done.stderr
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fresh process has a GPU, as far as it reports."""
+    monkeypatch.setattr(FreshProcess, "gpus", lambda _: ("NVIDIA H200",))
+
+
+def test_on_a_gpu_the_set_of_a_gpu_without_tf32_is_used(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu(monkeypatch)
+    done = exported.run("check", "scale/1")
+    assert done.returncode == 0, done.stderr
+    assert "golden requests equal (tolerances: gpu)\n" in done.stdout
+    assert json.loads(exported.run("check", "scale/1", "--json").stdout)["versions"][0]["device"] == "gpu"
+
+
+def test_a_version_without_a_set_for_the_device_is_not_compared(
+    copied: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(copied)
+    only = manifest.model_copy(update={"tolerances": {"cpu": manifest.tolerances["cpu"]}})
+    (copied / MANIFEST).write_text(only.text())
+    on_a_gpu(monkeypatch)
+    done = project.run("check", str(copied))
+    assert done.returncode == 1
+    assert (
+        "this machine runs it on NVIDIA H200, the kind 'gpu', and the manifest has only the tolerances of cpu. "
+        "Set CUDA_VISIBLE_DEVICES=-1 to check it on the processor" in done.stderr
+    )

@@ -287,3 +287,14 @@ def test_a_project_is_used_from_any_working_folder(project: Project) -> None:
     listed = json.loads(run_export(below, "list", "--json").stdout)["models"]
     assert [version["version"] for version in listed[0]["versions"]] == [1]
     assert not any(below.iterdir())
+
+
+def test_batch_sizes_of_one_build_are_options(project: Project) -> None:
+    done = project.run("build", "scale", "--batch-size", "8", "--batch-size", "3")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(project.run("inspect", "scale", "--json").stdout)
+    assert shown["golden_requests"] == {"serving_default": [1, 2, 3, 7, 8, 5]}
+    assert shown["warmup_requests"] == {"serving_default": [1, 2, 3, 7, 8, 5, 4]}
+    refused = project.run("build", "scale", "--batch-size", "0")
+    assert refused.returncode == 2
+    assert "0 is not in the range 1<=x<=65536" in refused.stderr

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.export import zoo
+from tfserving.export.arithmetic import Arithmetic
 from tfserving.export.errors import ServableError
-from tfserving.export.golden import golden_requests
+from tfserving.export.golden import DEPENDS, ROUNDED, golden_requests
 from tfserving.export.rows import batch_of
+from tfserving.export.servable import Servable
+from tfserving.export.tolerances import Judge, to_measure
 
 
 def test_every_signature_is_asked_batches_of_1_2_an_odd_size_and_32() -> None:
@@ -76,3 +80,41 @@ def test_a_signature_that_does_not_do_what_it_says_is_refused(builder: Callable[
         list(golden_requests(builder()))
     assert str(refused.value).removeprefix("[output-batch] ").startswith("signature 'serving_default'")
     assert problem in str(refused.value)
+
+
+RESNET = Arithmetic(frozenset({"float32"}), 53)
+
+
+def by_batch_size(difference: float, *, label: bool = False) -> Servable:
+    """A model whose kernels return something else for one row, as a GPU's do; its scores are up to 5."""
+    module = zoo.Scale()
+
+    def scaled(rows: Any) -> dict[str, Any]:
+        scores = 5.0 * tf.math.tanh(rows * module.factor)
+        alone = tf.shape(rows)[0] == 1
+        more = {"label": tf.fill(tf.shape(rows)[:1], tf.cast(alone, tf.int64))} if label else {}
+        return {"scaled": scores + tf.where(alone, difference, 0.0), **more}
+
+    return zoo.servable(module, scaled, ("scaled", *(("label",) if label else ())))
+
+
+def test_what_resnet50_differs_by_between_batch_sizes_on_a_gpu_is_let_through() -> None:
+    # 1.9e-4, or 3.8e-5 of the largest output, on an H200.
+    judge = Judge(to_measure("gpu", RESNET))
+    assert len(list(golden_requests(by_batch_size(1.9e-4), judge))) == 5
+    chosen = judge.chosen("float32")
+    assert chosen is not None
+    assert 1e-4 <= chosen.scale <= 4e-4
+
+
+@pytest.mark.parametrize(
+    ("servable", "why"),
+    [(by_batch_size(2e-2), ROUNDED), (by_batch_size(1e-5, label=True), ROUNDED), (zoo.batch_dependent(), DEPENDS)],
+    ids=["float16", "label", "statistics of the batch"],
+)
+@pytest.mark.parametrize("judge", [Judge(), Judge(to_measure("gpu", RESNET))], ids=["cpu", "gpu"])
+def test_rounding_is_not_taken_for_a_dependence_on_other_rows(servable: Servable, why: str, judge: Judge) -> None:
+    with pytest.raises(ServableError) as refused:
+        list(golden_requests(servable, judge))
+    assert "rows 0 to 0 of the examples get other outputs in a batch of 1 than in one of 32: " in str(refused.value)
+    assert str(refused.value).endswith(why)

@@ -22,7 +22,7 @@ def test_the_published_schema_is_current() -> None:
 
 def test_the_manifest_says_what_made_the_version(version: Path) -> None:
     manifest = read_manifest(version)
-    assert (manifest.format, manifest.model, manifest.version) == (1, "scale", 1)
+    assert (manifest.format, manifest.model, manifest.version) == (2, "scale", 1)
     assert manifest.builder == "zoo:scale"
     assert manifest.metrics == {"rows": 40}
     assert (manifest.versions.tensorflow, manifest.versions.python) == (tf.__version__, platform.python_version())
@@ -40,6 +40,7 @@ def test_the_manifest_says_what_can_be_asked_and_how_exactly_it_is_answered(vers
         }
     }
     assert manifest["tolerances"]["cpu"] == {"float32": {"absolute": 1e-5, "relative": 1e-5, "scale": 0.0}}
+    assert manifest["tolerances"].keys() == {"cpu", "gpu", "gpu-tf32"}
 
 
 def test_every_other_file_has_its_size_and_hash(version: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_changed_byte_changes_the_hash(tmp_path: Path) -> None:
         (None, "this toolkit did not export it"),
         ("{", "is not valid JSON"),
         ("{}", "model is missing. docs/manifest.schema.json"),
-        ('{"format": 2}', "format has the invalid value 2."),
+        ('{"format": 3}', "format has the invalid value 3."),
     ],
     ids=["missing", "no json", "empty", "other format"],
 )

@@ -19,7 +19,8 @@ from tfserving.export.lint import lint_version
 from tfserving.export.manifest import read_manifest
 from tfserving.export.models.dense import Dense
 from tfserving.export.rows import batch_of
-from tfserving.foundation.golden import WARMUP, read_golden
+from tfserving.foundation.golden import WARMUP, read_golden, request_of
+from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.quality import value_of
 from tfserving.foundation.records import read_records
 from tfserving.serving.models_yaml.fleet import read_fleet
@@ -82,7 +83,7 @@ def test_digits_reads_97_percent_of_images_it_never_saw(exported_fleet: Exported
     accuracy = value_of(read_manifest(exported_fleet.models / "digits/1").metrics["test_accuracy"])
     assert accuracy >= 0.97
     digits = load_digits()
-    labels = served(exported_fleet, "digits")(image=tf.constant(digits.images[..., None], tf.float32))["label"].numpy()
+    labels = served(exported_fleet, "digits")(image=tf.constant(digits.images[..., None], tf.uint8))["label"].numpy()
     # Of all images, most of which it was trained on, it can't read fewer than of the others.
     assert np.mean(labels == digits.target) >= accuracy - 0.01
 
@@ -99,14 +100,14 @@ def test_digits_answers_probabilities_and_the_likeliest_label(exported_fleet: Ex
 def test_digits_takes_the_pixels_as_the_data_has_them(exported_fleet: ExportedFleet) -> None:
     for request in read_golden(exported_fleet.models / "digits/1").requests[:-1]:
         image = request.inputs["image"]
-        assert image.shape[1:] == (8, 8, 1)
+        assert (image.dtype.name, image.shape[1:]) == ("uint8", (8, 8, 1))
         assert 10 < image.max() <= 16
 
 
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_any_batch_size_is_answered(exported_fleet: ExportedFleet, batch: int) -> None:
     assert served(exported_fleet, "dense")(features=tf.zeros((batch, 32)))["logits"].shape == (batch, 10)
-    assert served(exported_fleet, "digits")(image=tf.zeros((batch, 8, 8, 1)))["scores"].shape == (batch, 10)
+    assert served(exported_fleet, "digits")(image=tf.zeros((batch, 8, 8, 1), tf.uint8))["scores"].shape == (batch, 10)
 
 
 def test_dense_is_the_tutorials_model(exported_fleet: ExportedFleet) -> None:
@@ -125,17 +126,22 @@ def test_dense_is_the_tutorials_model(exported_fleet: ExportedFleet) -> None:
         np.testing.assert_array_equal(model(request.inputs["features"]).numpy(), request.outputs["logits"])
 
 
-def test_warmup_requests_cover_the_same_batches_as_the_golden_ones(exported_fleet: ExportedFleet) -> None:
+def test_warmup_requests_cover_the_batches_of_the_golden_ones_and_powers_of_two(exported_fleet: ExportedFleet) -> None:
     for model in ("digits", "dense"):
         folder = exported_fleet.models / model / "1"
         *sizes, edges = [batch_of(request) for request in read_golden(folder).requests]
         assert sizes == [1, 2, 7, 32]
-        # An ordinary row, and every edge value of floats but those that the export left out: trainings differ.
+        # An ordinary row, and every edge value but those that the export left out: trainings differ.
         why = read_manifest(folder).edge_values_left_out.get("serving_default", {})
         left_out = [edge for edges_left_out in why.values() for edge in edges_left_out]
         assert set(left_out) <= {"largest", "smallest", "nan"}
-        assert edges == 5 - len(left_out)
-        assert len(list(read_records(folder / WARMUP))) == 5
+        # Bytes have no NaN.
+        assert edges == (4 if model == "digits" else 5) - len(left_out)
+        logs = [PredictionLog.FromString(record) for record in read_records(folder / WARMUP)]
+        warm = [batch_of(request_of(log, responded=False)) for log in logs]
+        assert warm[:5] == [1, 2, 7, 32, edges]
+        # The powers of two that are missing. Edge values can be as many rows.
+        assert warm[5:] == [size for size in (4, 8, 16) if size != edges]
 
 
 def test_the_manifest_names_the_samples_builder(exported_fleet: ExportedFleet) -> None:

@@ -77,7 +77,7 @@ def test_freezing_leaves_no_variables_and_the_same_answers(plain: Exported, expo
     assert (effect.option, effect.kept) == ("freeze", True)
     assert effect.size is not None
     assert effect.size[1] < effect.size[0]
-    assert re.fullmatch(r"freeze: size [\d.]+ MB to [\d.]+ MB, one row \d+ µs to \d+ µs", str(effect))
+    assert re.fullmatch(r"freeze: size [\d.]+ MB to [\d.]+ MB, 9 to 5 nodes, one row \d+ µs to \d+ µs.*", str(effect))
     assert read_manifest(frozen.path).options == ("freeze",)
     requests = read_golden(frozen.path).requests, read_golden(plain.path).requests
     # Not of the last one, the edge values: fused kernels make something else of NaN on some processors.
@@ -159,9 +159,9 @@ def test_the_command_says_what_every_option_came_to(project: Project) -> None:
     # --half works on constants.
     assert [option["option"] for option in options] == ["freeze", "half", "xla"]
     assert all(
-        option["kept"] and option["size_bytes"]["after"] and option["call_seconds"]["after"] for option in options
+        option["kept"] and option["size_bytes"]["after"] and option["call_seconds"]["after"] and option["nodes"]
+        for option in options
     )
     for option in options:
-        assert re.search(
-            rf"^scale: {option['option']}: size .* MB to .* MB, one row \d+ µs to \d+ µs$", done.stderr, re.M
-        )
+        shown = r"size .* MB to .* MB, \d+ to \d+ nodes, one row \d+ µs to \d+ µs"
+        assert re.search(rf"^scale: {option['option']}: {shown}", done.stderr, re.M)

@@ -156,7 +156,7 @@ def test_limits_of_models_yaml_go_before_chance(versions: Versions) -> None:
 def few(rows: int = 40) -> tuple[Array, Array]:
     """Images, and the digits that they are."""
     data = load_digits()
-    return data.images[:rows, ..., np.newaxis].astype(np.float32), data.target[:rows]
+    return data.images[:rows, ..., np.newaxis].astype(np.uint8), data.target[:rows]
 
 
 def rows_of_ones_own() -> Evaluation:
@@ -217,7 +217,7 @@ def test_rows_that_the_new_version_does_not_answer_fail_it(versions: Versions) -
     np.savez(versions.folder / "small.npz", image=images[:, :4], labels=labels)
     figure = versions.evaluated(versions.fleet("evaluation: {file: small.npz, output: label}"))
     assert not figure.passed
-    assert "on 40 labelled rows: version 2 has none: inputs['image']: got float32 (32, 4, 8, 1)" in (figure.text)
+    assert "on 40 labelled rows: version 2 has none: inputs['image']: got uint8 (32, 4, 8, 1)" in (figure.text)
 
 
 def test_a_function_that_only_the_version_names_is_not_run(versions: Versions) -> None:

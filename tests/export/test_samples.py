@@ -193,7 +193,7 @@ def test_resumed_answers_as_the_checkpoint_that_it_was_trained_to(
         "ckpt-60",
     }
     with connect(sample_server.url("grpc")) as client:
-        logits = client.predict("resumed", {"image": np.zeros((3, 8, 8, 1), np.float32)}).outputs["logits"]
+        logits = client.predict("resumed", {"image": np.zeros((3, 8, 8, 1), np.uint8)}).outputs["logits"]
     assert logits.shape == (3, 10)
 
 

@@ -22,7 +22,10 @@ from tests.exporting import run_export
 from tests.servers import Served, serve
 from tfserving.export.differences import MetricChange, diff_versions
 from tfserving.export.inspection import inspect_version
+from tfserving.export.manifest import read_manifest
 from tfserving.export.servable import Servable, Signature
+from tfserving.foundation.compare import Tolerance
+from tfserving.foundation.golden import MANIFEST
 
 BUILDER = "builder: tests.export.zoo:scale"
 PROTOCOLS = ("grpc", "rest")
@@ -58,10 +61,12 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
         r"model +scale, version 1",
         r"exported +\d{4}-.* by zoo:scale",
         r"rows +40",
-        r"tolerance float32 +1e-05 \+ 1e-05 of the value",
+        r"tolerance float32, cpu +1e-05 \+ 1e-05 of the value",
         r"saved_model.pb +[\d.]+ kB",
         r"golden, serving_default +5 requests, of 1, 2, 7, 32, 5 rows",
-        r"warm-up +5 requests",
+        r"golden outputs +computed on cpu",
+        r"tolerance float32, gpu-tf32 +0\.001 \+ 1e-05 of the value \+ 0\.005 of the row's largest",
+        r"warm-up, serving_default +8 requests, of 1, 2, 7, 32, 5, 4, 8, 16 rows",
         r"serving_default +predict +in rows +float32 \(\?, 3\)",
         r"serving_default +predict +out scaled +float32 \(\?, 3\)",
         r"factor\S* +float32 \(3,\) +3",
@@ -99,7 +104,7 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
     assert shown.state == "no manifest: another program wrote it, so it can't be verified"
     assert list(shown.signatures) == ["serving_default"]
     assert [(variable.dtype, variable.shape, variable.size) for variable in shown.variables] == [("float32", (3,), 3)]
-    assert (shown.golden, shown.warmup, shown.manifest) == ({}, 0, None)
+    assert (shown.golden, shown.warmup, shown.manifest) == ({}, {}, None)
 
 
 def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
@@ -123,6 +128,36 @@ def test_two_exports_of_the_same_are_equal(versions: Path) -> None:
     assert (diff.signatures, diff.weights, diff.weights_equal, diff.breaking) == ((), (), 1, False)
     (answer,) = diff.outputs
     assert (answer.verdict, answer.requests, answer.rows, answer.rows_different) == ("equal", 5, 47, 0)
+
+
+def recorded(folder: Path, value: float, **changes: Any) -> Path:
+    """A version with another weight, whose manifest has `changes`."""
+    path = export_to(folder, factor(value)).path
+    (path / MANIFEST).write_text(read_manifest(path).model_copy(update=changes).text())
+    return path
+
+
+def test_outputs_are_compared_with_the_old_versions_set_for_the_devices_that_computed_them(
+    versions: Path, tmp_path: Path
+) -> None:
+    # 4 to 4.0001 is 2.5e-5 of the value: more than a processor rounds, and within the set that is written here.
+    wide = {"gpu": {"float32": Tolerance(1e-5, 1e-5, 1e-4)}, "cpu": {"float32": Tolerance(1e-5, 1e-5)}}
+    old = recorded(tmp_path / "old", 4.0, tolerances=wide)
+    new = recorded(tmp_path / "new", 4.0001, golden_device="NVIDIA H200", tolerances={**wide, "gpu-tf32": {}})
+    by_processor, by_gpu = (diff_versions(one, new).outputs[0] for one in (versions / "1", old))
+    assert by_gpu.verdict == "within tolerance"
+    assert by_gpu.rows_different == 0
+    diff = diff_versions(old, new)
+    assert (diff.device, diff.as_json()["device"]) == ("gpu", "gpu")
+    # The first version has the table's set, without room for it.
+    assert by_processor.verdict == "different"
+    again = diff_versions(versions / "1", versions / "3")
+    assert (again.device, again.tolerances) == ("cpu", ())
+    shown = [(one.device, one.dtype, one.old, one.new) for one in diff_versions(versions / "1", old).tolerances]
+    assert shown == [
+        ("gpu", "float32", Tolerance(1e-5, 1e-5, 1e-5), Tolerance(1e-5, 1e-5, 1e-4)),
+        ("gpu-tf32", "float32", Tolerance(1e-3, 1e-5, 5e-3), None),
+    ]
 
 
 def test_two_versions_differ_in_signatures_weights_metrics_and_answers(versions: Path) -> None:
