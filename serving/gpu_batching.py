@@ -21,7 +21,7 @@ ENQUEUED = 10
 def batching_on_a_gpu(batching: Batching, *, embedded: bool) -> Batching:
     """Return the parameters with their defaults on a GPU; what models.yaml sets stays.
 
-    Without `allowed_batch_sizes` these are powers of two up to 64, or up to a smaller `max_batch_size`. Larger requests
+    Without `allowed_batch_sizes` these are powers of two up to 32, or up to a smaller `max_batch_size`. Larger requests
     are split, unless `enable_large_batch_splitting` is false. An empty list stays: batches of any size.
 
     As many rows may wait as without splitting. TensorFlow Serving counts them in batches of `max_execution_batch_size`,

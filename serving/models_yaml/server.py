@@ -77,7 +77,7 @@ class Batching(Strict):
         Field(
             description="Sizes to which batches are padded, increasing. The last one must be max_batch_size, or "
             "max_execution_batch_size if larger requests are split. []: any size. Default: any size; on a GPU powers "
-            "of two up to 64, or up to a smaller max_batch_size."
+            "of two up to 32, or up to a smaller max_batch_size."
         ),
     ] = None
     pad_variable_length_inputs: Annotated[

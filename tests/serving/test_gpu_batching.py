@@ -9,7 +9,7 @@ import pytest
 from tfserving.serving.gpu_batching import batching_on_a_gpu
 from tfserving.serving.models_yaml.server import Batching
 
-TO_64 = (1, 2, 4, 8, 16, 32, 64)
+TO_32 = (1, 2, 4, 8, 16, 32)
 
 
 def on_a_gpu(embedded: bool = False, **given: Any) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def on_a_gpu(embedded: bool = False, **given: Any) -> dict[str, Any]:
 
 def test_batches_have_few_sizes_and_larger_requests_are_split() -> None:
     assert on_a_gpu() == {
-        "allowed_batch_sizes": TO_64,
-        "max_execution_batch_size": 64,
+        "allowed_batch_sizes": TO_32,
+        "max_execution_batch_size": 32,
         "enable_large_batch_splitting": True,
         "num_batch_threads": 2,
-        "max_enqueued_batches": 160,
+        "max_enqueued_batches": 320,
     }
 
 
@@ -37,10 +37,10 @@ def test_the_embedded_server_counts_waiting_rows_without_the_split() -> None:
     [
         ({"max_batch_size": 20}, (1, 2, 4, 8, 16, 20), 20),
         ({"max_batch_size": 1}, (1,), 1),
-        ({"max_batch_size": 64}, TO_64, 64),
-        ({"max_execution_batch_size": 128}, (*TO_64, 128), 128),
+        ({"max_batch_size": 64}, TO_32, 32),
+        ({"max_execution_batch_size": 128}, (*TO_32, 64, 128), 128),
         ({"max_execution_batch_size": 8}, (1, 2, 4, 8), 8),
-        ({"max_batch_size": 100, "enable_large_batch_splitting": False}, (*TO_64, 100), None),
+        ({"max_batch_size": 100, "enable_large_batch_splitting": False}, (*TO_32, 64, 100), None),
         ({"allowed_batch_sizes": [8, 1000]}, (8, 1000), None),
         ({"allowed_batch_sizes": []}, (), None),
     ],

@@ -39,18 +39,18 @@ def texts(made: list[Problem]) -> list[str]:
 
 
 def test_a_warm_up_that_fills_every_batch_is_right(tmp_path: Path) -> None:
-    assert found(tmp_path, "gpus: 1, batching: {}", (1, 2, 4, 8, 16, 32, 64)) == []
+    assert found(tmp_path, "gpus: 1, batching: {}", (1, 2, 4, 8, 16, 32)) == []
     # A request is padded to the next size, and a larger one is split.
     assert found(tmp_path, "gpus: 1, batching: {max_execution_batch_size: 4}", (1, 2, 3)) == []
     assert found(tmp_path, "gpus: 1, batching: {max_execution_batch_size: 4}", (1, 6)) == []
 
 
 def test_batches_that_no_warm_up_request_fills_are_slow_once(tmp_path: Path) -> None:
-    (said,) = texts(found(tmp_path, "gpus: 1, batching: {}", (1, 2, 4, 7, 16, 32)))
+    (said,) = texts(found(tmp_path, "gpus: 1, batching: {}", (1, 2, 4, 7, 16)))
     assert said == (
-        "models.digits: version 1 has no warm-up request for batches of 64 rows, so the first batch of this size is "
-        f"slow on a GPU: {COST}. Export it with `batch_sizes: [64]`, or set "
-        "server.batching.max_execution_batch_size to 32"
+        "models.digits: version 1 has no warm-up request for batches of 32 rows, so the first batch of this size is "
+        f"slow on a GPU: {COST}. Export it with `batch_sizes: [32]`, or set "
+        "server.batching.max_execution_batch_size to 16"
     )
     (said,) = texts(found(tmp_path, "gpus: 1, batching: {max_batch_size: 16}", (1, 2, 7, 16)))
     assert "no warm-up request for batches of 4 rows" in said

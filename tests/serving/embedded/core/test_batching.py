@@ -413,9 +413,9 @@ def test_parameters_are_read_as_tensorflow_serving_reads_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "sizes", "split"),
     [
-        ("", (1, 2, 4, 8, 16, 32, 64), 64),
-        ("max_batch_size { value: 48 }", (1, 2, 4, 8, 16, 32, 48), 48),
-        ("max_batch_size { value: 300 }", (1, 2, 4, 8, 16, 32, 64), 64),
+        ("", (1, 2, 4, 8, 16, 32), 32),
+        ("max_batch_size { value: 24 }", (1, 2, 4, 8, 16, 24), 24),
+        ("max_batch_size { value: 300 }", (1, 2, 4, 8, 16, 32), 32),
         ("enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }", (1, 2, 4), 4),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [2, 8]", (2, 8), None),
     ],
