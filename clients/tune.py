@@ -39,7 +39,8 @@ LONGEST_STOP = 30.0
 # Far more than there are requests in flight, so that the server rejects none.
 MOST_ENQUEUED = 1000
 # Likewise: TensorFlow Serving has 4 threads for each CPU by default, rejects more gRPC calls, and queues REST calls.
-_THREADS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256")
+# Without the last one it compiles no version that was exported with `--xla`.
+_MORE_FLAGS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256", "--xla_cpu_compilation_enabled=true")
 # NVIDIA's libraries never use TF32 when this is 0:
 # https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html#tf32_override
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
@@ -232,7 +233,7 @@ def running_server(
     with temporary_folder("the parameters and the log of each server", "tune-") as temporary:
         file, log = temporary / "batching_parameters.txt", temporary / "log"
         flags = [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}"]
-        flags += [flag for flag in _THREADS if not any(part.startswith(flag.partition("=")[0]) for part in command)]
+        flags += [flag for flag in _MORE_FLAGS if not any(part.startswith(flag.partition("=")[0]) for part in command)]
         flags += ["--max_num_load_retries=0", f"--model_name={model}", f"--model_base_path={folder.resolve()}"]
         if parameters is not None:
             file.write_text(parameters.text())

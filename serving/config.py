@@ -162,11 +162,14 @@ def _tensorflow_serving_flags(server: ServerSettings) -> dict[str, object]:
     """Return flags of TensorFlow Serving only.
 
     Its defaults are 4 threads for each CPU. It refuses gRPC calls beyond them, and REST metadata waits for predictions
-    (seen on TensorFlow Serving 2.20).
+    (seen on TensorFlow Serving 2.20). Without a flag for XLA it compiles nothing, so a request to a version that was
+    exported with `--xla` fails (`DisableXlaCompilation` in `main.cc` of https://github.com/tensorflow/serving). That
+    for CPUs is enough on a GPU, too. Other versions are not compiled in either case.
     """
     return {
         "grpc_max_threads": server.grpc_max_threads,
         "rest_api_num_threads": server.rest_api_num_threads,
+        "xla_cpu_compilation_enabled": True,
     }
 
 

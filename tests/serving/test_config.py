@@ -101,8 +101,8 @@ def test_batching_on_a_gpu_has_few_sizes_and_two_threads(tmp_path: Path) -> None
     for by_embedded in (False, True):
         made = configured(tmp_path, "gpus: all, batching: {batch_timeout_micros: 500}", embedded=by_embedded)
         parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
-        assert list(parameters.allowed_batch_sizes) == [1, 2, 4, 8, 16, 32, 64]
-        assert parameters.max_execution_batch_size.value == 64
+        assert list(parameters.allowed_batch_sizes) == [1, 2, 4, 8, 16, 32]
+        assert parameters.max_execution_batch_size.value == 32
         assert parameters.enable_large_batch_splitting.value
         assert parameters.num_batch_threads.value == 2
         assert (parameters.max_batch_size.value, parameters.batch_timeout_micros.value) == (1000, 500)
@@ -110,7 +110,7 @@ def test_batching_on_a_gpu_has_few_sizes_and_two_threads(tmp_path: Path) -> None
 
 def test_pods_have_gpus_by_their_component(tmp_path: Path) -> None:
     read = fleet(tmp_path, f"{GOOD}server: {{batching: {{}}}}\n")
-    for gpu, sizes in ((True, 7), (False, 0), (None, 0)):
+    for gpu, sizes in ((True, 6), (False, 0), (None, 0)):
         made = server_config(read, read.select(()), in_container(), embedded=False, gpu=gpu)
         parameters = text_format.Parse(made.files["batching_parameters.txt"], BatchingParameters())
         assert len(parameters.allowed_batch_sizes) == sizes
@@ -186,6 +186,12 @@ def test_tensorflow_serving_gets_threads_for_every_call(tmp_path: Path) -> None:
     flags = said(configured(tmp_path, "grpc_max_threads: 200, rest_api_num_threads: 100"))
     assert flags["grpc_max_threads"] == "200"
     assert flags["rest_api_num_threads"] == "100"
+
+
+def test_tensorflow_serving_compiles_versions_that_were_exported_with_xla(tmp_path: Path) -> None:
+    """Without a flag for it, requests to them fail there. The embedded server needs none."""
+    assert said(configured(tmp_path))["xla_cpu_compilation_enabled"] == "true"
+    assert not [flag for flag in said(configured(tmp_path, embedded=True)) if "xla" in flag]
 
 
 def test_the_embedded_server_lets_calls_wait_in_threads_of_its_own_number(tmp_path: Path) -> None:

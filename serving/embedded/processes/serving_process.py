@@ -226,7 +226,7 @@ class ServingProcess:
         return Scheduler(threads, fills=True), Scheduler(threads, aside=True, fills=True)
 
     def _threads(self, flag: str) -> int:
-        """Returns the most requests at a time. By default batches on a GPU, two that run and others that wait, have enough."""
+        """Returns the most requests at a time. By default batches on a GPU, some that run and wait, have enough."""
         threads: int = getattr(self._plan.flags, flag)
         batched_on_gpu = self._has_gpu and self._plan.batching is not None
         return max(threads, 8 * LARGEST_ON_A_GPU) if batched_on_gpu and threads == getattr(Flags, flag) else threads
