@@ -142,7 +142,7 @@ def verify(
         tolerance = Tolerance(absolute or 0.0, relative or 0.0, scale or 0.0)
     if device and (tolerance or against):
         other = "--against" if against else "--absolute, --relative and --scale"
-        raise click.UsageError(f"--device selects tolerances of the version, which {other} replaces; leave out one")
+        raise click.UsageError(f"--device selects tolerances of the version, which aren't used with {other}")
     subjects = [source_of(source) for source in sources] or _whole_fleet()
     finished: list[Row] = []
     with Progress() as progress, _partly(finished):
