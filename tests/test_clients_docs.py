@@ -79,7 +79,7 @@ def test_the_python_of_the_page_works(number: int, guide: Served) -> None:
     if number == 0:
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) <= 11, "a quick start is quick"
-        assert "expects float32 (?, 8, 8, 1)" in done.stdout
+        assert "expects uint8 (?, 8, 8, 1)" in done.stdout
 
 
 def test_every_call_and_every_command_has_its_place_on_the_page() -> None:

@@ -154,7 +154,7 @@ def test_the_time_that_a_gate_waits_for_a_busy_server_is_no_latency(server: Serv
 
 def test_golden_requests_pass_a_gate_of_a_busy_server_which_says_so(server: Server) -> None:
     with refusing(server.grpc, every_second()) as (address, _):
-        instance: Any = SimpleNamespace(name="pod", grpc=address, rest=server.rest)
+        instance: Any = SimpleNamespace(name="pod", grpc=address, rest=server.rest, device=None)
         said = gates.golden(Reached(instance, "words", 1), server.models / "words" / "1").text
     assert said.startswith("pod: the golden request of 1 model equal over gRPC and REST; the server")
     assert "was busy" in said

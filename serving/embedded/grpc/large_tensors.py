@@ -34,11 +34,24 @@ class Cut(NamedTuple):
 
 
 class LargeRequest(NamedTuple):
-    """The fields of a PredictRequest. Inputs are TensorProtos, or `Cut`."""
+    """A PredictRequest without large contents, and its inputs: TensorProtos, or `Cut`."""
 
-    model_spec: Any
+    message: Any
     inputs: Mapping[str, Any]
-    output_filter: Any
+
+    @property
+    def model_spec(self) -> Any:
+        """See PredictRequest."""
+        return self.message.model_spec
+
+    @property
+    def output_filter(self) -> Any:
+        """See PredictRequest."""
+        return self.message.output_filter
+
+    def HasField(self, name: str) -> bool:  # noqa: N802 - as a message has it
+        """Return whether the message has a field."""
+        return bool(self.message.HasField(name))
 
 
 def parse(data: bytes) -> Any:
@@ -60,7 +73,7 @@ def parse(data: bytes) -> Any:
         # Strings have another form, which is read from the message.
         cut = Cut(inputs[name], content)
         inputs[name] = cut.whole() if inputs[name].dtype == STRING.number else cut
-    return LargeRequest(request.model_spec, inputs, request.output_filter)
+    return LargeRequest(request, inputs)
 
 
 class _UnusualError(Exception):

@@ -55,6 +55,7 @@ def test_large_inputs_are_read_in_place_beside_small_ones(dtype: Any) -> None:
     data = message(a=np.arange(3), large=large, other=large[:10], z=np.array(["text"])).SerializeToString()
     found = same(data)
     assert isinstance(found, LargeRequest)
+    assert found.HasField("model_spec")
     assert [name for name, proto in sorted(found.inputs.items()) if isinstance(proto, Cut)] == ["large", "other"]
     flat, _ = read_flat(found.inputs["large"].proto, content=found.inputs["large"].content)
     assert np.shares_memory(flat, np.frombuffer(data, np.uint8))
