@@ -18,6 +18,9 @@ from tests.servers import STAND_IN, ModelServer, Served, install, model_servers,
 pytest_plugins = ["tests.docker.fixtures", "tests.cluster.fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow turns oneDNN on by itself on some processors only. It rewrites graphs in other ways, rounds in another way,
+# and has a check that ends the process, so the tests have it everywhere.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Modules are compiled once, not by each of the hundreds of processes that tests start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The tests send Ctrl-C to what they start. A process that ignores it, as one in the background does, hands that on.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Some ULPs of float32 at the largest value of a row. With oneDNN, which TensorFlow turns on by itself on some CPUs
-# only, all outputs of the samples are equal to the last bit. Without it, products are split among threads in another
-# way, and numbers below 1.2e-38 are 0 in TensorFlow's threads only.
+# Some ULPs of float32 at the largest value of a row. On most processors all outputs of the samples are equal to the
+# last bit. On some, products are split among threads in another way, and numbers below 1.2e-38 are 0 in some threads only.
 MOST = 1e-6
 
 

@@ -107,7 +107,9 @@ def test_the_page_on_compatibility_has_a_command_that_works(followed: Path) -> N
 
 def test_what_the_guide_shows_of_an_option_is_what_the_command_prints() -> None:
     (shown,) = (line for line in commands("text") if "MB to" in line)
-    assert re.fullmatch(r"fromkeras: freeze: size [\d.]+ MB to [\d.]+ MB, \d+ to \d+ nodes, one row \d+ µs to \d+ µs", shown)
+    assert re.fullmatch(
+        r"fromkeras: freeze: size [\d.]+ MB to [\d.]+ MB, \d+ to \d+ nodes, one row \d+ µs to \d+ µs", shown
+    )
 
 
 # What the page's commands do for minutes is done once here.

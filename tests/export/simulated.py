@@ -38,9 +38,9 @@ def _servable(module: Any, function: Any, outputs: tuple[str, ...]) -> Servable:
 
 
 def shallow() -> Servable:
-    """One product."""
+    """One product, with weights that float16 has, too."""
     module = tf.Module()
-    module.weights = tf.Variable(RANDOM.normal(size=(WIDTH, 8)).astype(np.float32))
+    module.weights = tf.Variable(RANDOM.normal(size=(WIDTH, 8)).astype(np.float16).astype(np.float32))
     return _servable(module, lambda rows: {"scores": product(rows, module.weights)}, ("scores",))
 
 

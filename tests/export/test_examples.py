@@ -81,10 +81,15 @@ def test_golden_requests_are_the_methods_own_with_the_live_models_answers(export
     assert requests[11].outputs["outputs"].tolist() == [1.0, 2.0]
 
 
-def test_warm_up_requests_are_the_golden_ones_without_answers(export_here: Callable[..., Exported]) -> None:
+def test_warm_up_requests_are_the_golden_ones_and_more_sizes_without_answers(
+    export_here: Callable[..., Exported],
+) -> None:
     logs = [PredictionLog.FromString(record) for record in read_records(export_here(flowers).path / WARMUP)]
 
-    assert [log.WhichOneof("log_type") for log in logs] == ["classify_log"] * 10 + ["regress_log"] * 5
+    golden = ["classify_log"] * 10 + ["regress_log"] * 5
+    # Batches of 4, 8 and 16 rows for `labels`, `length` and `serving_default`.
+    more = ["classify_log"] * 3 + ["regress_log"] * 3 + ["classify_log"] * 3
+    assert [log.WhichOneof("log_type") for log in logs] == golden + more
     assert not any(log.classify_log.HasField("response") or log.regress_log.HasField("response") for log in logs)
 
 

@@ -39,18 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(engine: ModelServer, folder: Path) -> Iterator[Process]:
-    with pytest.MonkeyPatch.context() as patch:
-        # Its check is what ends a process. TensorFlow turns oneDNN on by itself for some processors only.
-        patch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
-        server = Process(
-            "--workers=2",
-            f"--worker_timeout_seconds={TIMEOUT}",
-            f"--model_config_file={folder}/models.config",
-            f"--monitoring_config_file={folder}/monitoring",
-            "--file_system_poll_wait_seconds=0.1",
-            "--max_num_load_retries=0",
-            engine=engine,
-        )
+    server = Process(
+        "--workers=2",
+        f"--worker_timeout_seconds={TIMEOUT}",
+        f"--model_config_file={folder}/models.config",
+        f"--monitoring_config_file={folder}/monitoring",
+        "--file_system_poll_wait_seconds=0.1",
+        "--max_num_load_retries=0",
+        engine=engine,
+    )
     yield server.ready()
     server.stop()
 
