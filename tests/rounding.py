@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Some ULPs of float32 at the largest value of a row. On most processors all outputs of the samples are equal to the
-# last bit. On some, products are split among threads in another way, and numbers below 1.2e-38 are 0 in some threads only.
+# last bit. On some, products are split among threads in another way, and some threads flush numbers below 1.2e-38 to 0.
 MOST = 1e-6
 
 
