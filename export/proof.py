@@ -114,7 +114,11 @@ class FreshProcess:
         return self._process.poll() is not None
 
     def gpus(self) -> tuple[str, ...]:
-        """Return the names of the GPUs that it runs versions on; none when it runs them on a processor."""
+        """Return the names of the GPUs that it runs versions on; none when it runs them on a processor.
+
+        Pending responses of a version are discarded.
+        """
+        self._discard()
         self._due += 1
         self._send(json.dumps({"gpus": True}).encode())
         return tuple(json.loads(self._result("can't list its GPUs")))
@@ -125,8 +129,7 @@ class FreshProcess:
         `signatures` returns its signatures, or raises the error, for each of the `ways`. Pending responses of the
         previous version are discarded.
         """
-        while self._due:
-            self._take()
+        self._discard()
         self._ways = len(ways)
         self._due = self._ways
         order = {
@@ -191,6 +194,10 @@ class FreshProcess:
             hint = served_ops.hint(text)
             raise ProofError(f"a process without the model's code {failed}: {text}{hint and f'; {hint}'}")
         return message[1:]
+
+    def _discard(self) -> None:
+        while self._due:
+            self._take()
 
     def _take(self) -> bytes | None:
         """Return the next response; None, from then on, when the process has ended."""

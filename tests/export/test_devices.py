@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +46,12 @@ def test_a_server_is_measured_with_its_autotuning_and_with_each_kind_of_device()
 def test_a_machine_without_a_gpu_computes_on_its_processor() -> None:
     assert this_machine() == Machine("cpu", "cpu", ())
     assert fresh_process().gpus() == ()
+
+
+def test_the_gpus_are_listed_after_a_version_that_can_not_be_loaded(tmp_path: Path) -> None:
+    process = fresh_process()
+    process.load(tmp_path, ["function", "session"])
+    assert process.gpus() == ()
 
 
 def test_the_exporters_process_is_prepared_before_it_imports_tensorflow() -> None:
