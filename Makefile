@@ -122,7 +122,7 @@ lock: env-dev ## Pin the newest versions of all dependencies.
 		--output-file serving/docker/requirements-gpu.lock serving/docker/requirements-gpu.in
 # Without what draws reports.
 	@$(COMPILE) --upgrade --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
-		--extra k8s --extra s3 --extra gs $(addprefix --no-emit-package ,$(PICTURES)) \
+		--extra k8s --extra s3 --extra gs --extra oci --extra sign $(addprefix --no-emit-package ,$(PICTURES)) \
 		--output-file k8s/requirements.lock pyproject.toml k8s/requirements.in
 	@for other in tests/bench/others/*/; do \
 		$(COMPILE) --upgrade --python-version 3.10 --output-file $${other}requirements.lock $${other}requirements.in; \

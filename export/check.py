@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfserving.export.errors import ExportError
-from tfserving.export.manifest import Manifest, hash_files, read_manifest
+from tfserving.export.manifest import Manifest, read_manifest
 from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.tolerances import Judge
 from tfserving.foundation.devices import device_kind
 from tfserving.foundation.golden import GoldenError, read_golden
+from tfserving.foundation.version_files import VersionError, judge
 
 
 class CheckError(ExportError):
@@ -24,24 +25,18 @@ def check_files(folder: Path) -> Manifest:
     Raises CheckError, or ManifestError when the manifest itself is missing or was changed.
     """
     manifest = read_manifest(folder)
-    on_disk = hash_files(folder)
-    problems = [f"{name} is missing" for name in sorted(manifest.files.keys() - on_disk.keys())]
-    problems += [f"{name} is not in the manifest" for name in sorted(on_disk.keys() - manifest.files.keys())]
-    for name in sorted(manifest.files.keys() & on_disk.keys()):
-        expected, found = manifest.files[name], on_disk[name]
-        if expected.size != found.size:
-            problems.append(f"{name}: got {found.size} bytes, expected {expected.size}")
-        elif expected.sha256 != found.sha256:
-            problems.append(f"{name}: got SHA-256 {found.sha256}, expected {expected.sha256}")
-    if not problems:
-        signatures = read_signatures(folder)
-        problems += [
-            f"signature {name!r}: got {signatures.get(name)}, expected {manifest.signatures.get(name)}"
-            for name in sorted(signatures.keys() | manifest.signatures.keys())
-            if signatures.get(name) != manifest.signatures.get(name)
-        ]
+    try:
+        judge(folder)
+    except VersionError as error:
+        raise CheckError(str(error)) from None
+    signatures = read_signatures(folder)
+    problems = [
+        f"signature {name!r}: got {signatures.get(name)}, expected {manifest.signatures.get(name)}"
+        for name in sorted(signatures.keys() | manifest.signatures.keys())
+        if signatures.get(name) != manifest.signatures.get(name)
+    ]
     if problems:
-        raise CheckError("\n  ".join(["the version was changed since its export:", *problems]))
+        raise CheckError("\n  ".join([f"{folder} was changed since its export:", *problems]))
     return manifest
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL, is_version
-from tfserving.foundation.manifest import LARGEST_BYTES, Manifest, ManifestError
+from tfserving.foundation.manifest import LARGEST_BYTES, Entry, Manifest, ManifestError
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # A store that isn't there is reported within a minute, not within botocore's ten.
@@ -43,19 +43,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class File:
-    """A file of a version: its SHA-256 and its size in bytes."""
-
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
 class Listing:
     """A version's manifest, and the files that it lists."""
 
     manifest: bytes
-    files: dict[str, File]
+    files: dict[str, Entry]
 
     @property
     def size(self) -> int:
@@ -106,17 +98,9 @@ class Store:
             manifest.digest()
         except ManifestError as error:
             raise SyncError(str(error)) from None
-        if SAVED_MODEL not in entries or MANIFEST in entries:
-            raise SyncError(f"{where}/{MANIFEST} must list {SAVED_MODEL} and must not list itself")
         if len(entries) > limits.files:
             raise SyncError(f"{where} has {len(entries)} files; --max-files is {limits.files}")
-        files = {
-            name: File(
-                entry.sha256, self._size(f"{model}/{version}", name, where) if entry.size is None else entry.size
-            )
-            for name, entry in entries.items()
-        }
-        listing = Listing(data, files)
+        listing = Listing(data, entries)
         if listing.size > limits.size:
             raise SyncError(f"{where} has {listing.size} bytes; --max-bytes is {limits.size}")
         return listing
@@ -139,12 +123,7 @@ class Store:
             return []
         return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
 
-    def _size(self, version: str, name: str, where: str) -> int:
-        """Return the size of a file in the store, for a manifest without sizes. Raises SyncError."""
-        with self._reading(where, name):
-            return int(self._system.info(f"{self._root}/{version}/{name}")["size"])
-
-    def _copy(self, version: str, name: str, entry: File, local: Path) -> None:
+    def _copy(self, version: str, name: str, entry: Entry, local: Path) -> None:
         where = f"{self.url}/{version}"
         local.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from tfserving.foundation.trust import accept
+from tfserving.foundation.version_files import VersionError
 from tfserving.k8s.hints import recommended
 from tfserving.k8s.rollout.quality import compare_metrics, require
 from tfserving.k8s.rollout.remaining import about, remaining
@@ -13,7 +15,6 @@ from tfserving.k8s.rollout.state import Figure, State, StrategyName
 from tfserving.k8s.rollout.target import RolloutError
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
-from tfserving.serving.proven import ProofError, prove
 
 
 class StableError(RolloutError):
@@ -60,8 +61,8 @@ def plan(
             )
     for version in (old, new):
         try:
-            prove(fleet.model_folder(model) / str(version))
-        except ProofError as error:
+            accept(fleet.model_folder(model) / str(version), model, version, fleet.trusted)
+        except VersionError as error:
             raise RolloutError(str(error)) from None
     state = State(model, old, new, dict(labels), tuple(fleet.kept(model)), (), strategy, manual=manual)
     after = tuple(fleet.with_labels(model, final_labels(state)).kept(model))

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.command.progress import Progress
+from tfserving.foundation.trust import accept
+from tfserving.foundation.version_files import VersionError
 from tfserving.serving.config import container_config, entry_point, in_container
 from tfserving.serving.docker import daemon
 from tfserving.serving.docker.container import PREFIX
@@ -27,7 +29,6 @@ from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError
 from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.fleet import Fleet
-from tfserving.serving.proven import ProofError, prove
 from tfserving.serving.running import fleet_id
 from tfserving.serving.served import loaded
 
@@ -52,9 +53,12 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
         versions = [(name, version) for name in names for version in sorted({*loaded(fleet, name)})]
         try:
             digests = {
-                f"{name}/{version}": prove(fleet.model_folder(name) / str(version)) for name, version in versions
+                f"{name}/{version}": accept(
+                    fleet.model_folder(name) / str(version), name, version, fleet.trusted
+                ).digest
+                for name, version in versions
             }
-        except ProofError as problem:
+        except VersionError as problem:
             raise EngineError(str(problem)) from None
         tag = tag or _tag(fleet, names, digests)
         labels = {

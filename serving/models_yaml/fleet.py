@@ -13,6 +13,7 @@ from tfserving.foundation.golden import LARGEST_VERSION, versions_on_disk
 from tfserving.foundation.labels import CANARY as CANARY  # noqa: PLC0414 - part of the schema
 from tfserving.foundation.labels import STABLE as STABLE  # noqa: PLC0414
 from tfserving.foundation.labels import canary_name as canary_name  # noqa: PLC0414
+from tfserving.foundation.trust import Trust
 from tfserving.serving.models_yaml import patterns
 from tfserving.serving.models_yaml.errors import FleetError as FleetError  # noqa: PLC0414
 from tfserving.serving.models_yaml.errors import explain, shown, suggested
@@ -21,6 +22,7 @@ from tfserving.serving.models_yaml.patterns import NAME
 from tfserving.serving.models_yaml.quality import LabelledRows, MetricLimits
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.models_yaml.server import Compose, ServerSettings, Strict
+from tfserving.serving.models_yaml.trust import Sign, TrustSettings
 from tfserving.serving.models_yaml.yaml_file import parsed
 
 # The largest number in TensorFlow Serving's configuration.
@@ -155,6 +157,14 @@ class Fleet(Strict):
     compose: Annotated[Compose, Field(description="The services beside the server.")] = Compose()
     kubernetes: Annotated[Kubernetes, Field(description="How the fleet runs on a cluster.")] = Kubernetes()
     rollout: Annotated[Rollout, Field(description="How a new version is rolled out.")] = Rollout()
+    sign: Annotated[Sign | None, Field(description="Who signs new versions. Default: nobody.")] = None
+    trust: Annotated[
+        TrustSettings | None,
+        Field(
+            description="Whose versions are served. Then no version without their signature is served, built into an "
+            "image, copied into a pod or rolled out. Default: every version that its manifest proves."
+        ),
+    ] = None
     _file: Path = PrivateAttr(default=Path("models.yaml"))
 
     @field_validator("models")
@@ -172,6 +182,11 @@ class Fleet(Strict):
                     "the model"
                 )
         return models
+
+    @property
+    def trusted(self) -> Trust | None:
+        """Whose versions are served; None: every version that its manifest proves."""
+        return self.trust.trust() if self.trust else None
 
     @property
     def file(self) -> Path:
@@ -256,6 +271,8 @@ def read_fleet(path: Path) -> Fleet:
             "server": server,
             "compose": compose,
             "rollout": _absolute(fleet.rollout, here),
+            "sign": _absolute(fleet.sign, here),
+            "trust": _absolute(fleet.trust, here),
         }
     )
     fleet._file = path
@@ -272,4 +289,10 @@ def _absolute(settings: Strict | None, here: Path) -> Strict | None:
     """Return `settings` with absolute paths."""
     if settings is None:
         return None
-    return settings.model_copy(update={key: here / value for key, value in settings if isinstance(value, Path)})
+    paths = {key: here / value for key, value in settings if isinstance(value, Path)}
+    lists = {
+        key: tuple(here / one for one in value)
+        for key, value in settings
+        if isinstance(value, tuple) and value and isinstance(value[0], Path)
+    }
+    return settings.model_copy(update=paths | lists)

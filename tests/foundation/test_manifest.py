@@ -11,9 +11,9 @@ import pytest
 
 from tfserving.export.manifest import Manifest, ManifestError, Versions, hash_files, read_manifest
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenError, read_golden
+from tfserving.foundation.version_files import VersionError, judge
 from tfserving.serving.lint import version_problems
 from tfserving.serving.models_yaml.fleet import read_fleet
-from tfserving.serving.proven import ProofError, prove
 
 WRONG = {
     "a list": b"[]",
@@ -68,7 +68,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def refused(version: Path) -> None:
-    for read, error in ((read_golden, GoldenError), (prove, ProofError), (read_manifest, ManifestError)):
+    for read, error in ((read_golden, GoldenError), (judge, VersionError), (read_manifest, ManifestError)):
         with pytest.raises(error) as caught:
             read(version)
         assert str(version / MANIFEST) in str(caught.value)
@@ -95,11 +95,15 @@ def test_a_pipe_and_a_folder_are_no_manifest(version: Path) -> None:
 
 
 def test_a_manifest_that_was_changed_proves_nothing(version: Path) -> None:
-    assert len(prove(version)) == 64
+    assert len(judge(version).digest()) == 64
     path = version / MANIFEST
-    path.write_text(path.read_text().replace('"model": "scaled"', '"model": "scales"'))
-    with pytest.raises(ProofError, match="was changed: its digest does not match its contents"):
-        prove(version)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}, "digest": ""}))
-    with pytest.raises(ProofError, match=r"does not list saved_model\.pb"):
-        prove(version)
+    text = path.read_text()
+    path.write_text(text.replace('"model": "scaled"', '"model": "scales"'))
+    with pytest.raises(VersionError, match="was changed: its digest does not match its contents"):
+        judge(version)
+    path.write_text(json.dumps({**json.loads(text), "digest": ""}))
+    with pytest.raises(VersionError, match="its digest is '', expected a SHA-256"):
+        judge(version)
+    path.write_text(Manifest(**{**json.loads(text), "files": {}}).text())
+    with pytest.raises(VersionError, match=r"does not list saved_model\.pb"):
+        judge(version)

@@ -14,16 +14,16 @@ from google.protobuf.message import DecodeError
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.devices import Device
 from tfserving.foundation.examples import class_arrays, read_examples
+from tfserving.foundation.manifest import MANIFEST as MANIFEST  # noqa: PLC0414 - a name of a version's files
+from tfserving.foundation.manifest import SAVED_MODEL as SAVED_MODEL  # noqa: PLC0414
 from tfserving.foundation.manifest import ManifestError, read_manifest_file
 from tfserving.foundation.messages import PredictionLog, SavedModel
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.foundation.tensors import Array, from_proto, to_proto
 
-MANIFEST = "assets.extra/manifest.json"
 RECORDS = "assets.extra/golden.tfrecord"
 # https://www.tensorflow.org/tfx/serving/saved_model_warmup
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-SAVED_MODEL = "saved_model.pb"
 LARGEST_VERSION = (1 << 63) - 1
 # Zeros before the number count.
 _LONGEST_VERSION = 32

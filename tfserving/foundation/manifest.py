@@ -24,6 +24,10 @@ from tfserving.foundation.quality import Metric, is_number
 
 # A file takes some 150 bytes of it. Python's objects take up to 30 times as much as the text.
 LARGEST_BYTES = 4 << 20
+MANIFEST = "assets.extra/manifest.json"
+SAVED_MODEL = "saved_model.pb"
+# A Sigstore bundle of OpenSSF Model Signing.
+SIGNATURE = "assets.extra/model.sig"
 # The longest key of S3; no SavedModel is nested this deep.
 LONGEST_NAME, DEEPEST_NAME = 1024, 32
 _LONGEST_REASON = 300
@@ -37,10 +41,10 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One file in a manifest: its SHA-256 as lowercase hex, and its size in bytes; None when it isn't there."""
+    """One file in a manifest: its SHA-256 as lowercase hex, and its size in bytes."""
 
     sha256: str
-    size: int | None
+    size: int
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ class Manifest:
         self._content: dict[str, Any] = content
 
     def files(self) -> dict[str, Entry]:
-        """Every file of the version but the manifest, by its path in the version's folder.
+        """Every file of the version but the manifest and its signature, by its path in the version's folder.
 
-        No path leaves the folder, and none is both a file and a folder. Raises ManifestError.
+        No path leaves the folder, none is both a file and a folder, and one is saved_model.pb. Raises ManifestError.
         """
         found = {name: self._entry(name) for name in self._object(self._content, "files")}
         for name in found:
@@ -102,6 +106,24 @@ class Manifest:
         folders = {str(folder) for name in found for folder in PurePosixPath(name).parents}
         if both := folders & found.keys():
             self._refuse(f"it lists {_short(min(both))} as a file and as a folder")
+        if itself := found.keys() & {MANIFEST, SIGNATURE}:
+            self._refuse(f"it lists {min(itself)}, which can't have a SHA-256 there")
+        if SAVED_MODEL not in found:
+            self._refuse(f"it does not list {SAVED_MODEL}")
+        return found
+
+    def model(self) -> str:
+        """The name of the model. Raises ManifestError."""
+        found = self._content.get("model")
+        if not isinstance(found, str) or not found:
+            self._refuse(f"model is {_short(found)}, expected a name")
+        return found
+
+    def version(self) -> int:
+        """The number of the version. Raises ManifestError."""
+        found = self._content.get("version")
+        if type(found) is not int or found < 1:
+            self._refuse(f"version is {_short(found)}, expected a number of at least 1")
         return found
 
     def sha256(self, name: str) -> str:
@@ -170,15 +192,13 @@ class Manifest:
         return frozenset(content)
 
     def digest(self) -> str:
-        """The SHA-256 of the manifest with an empty digest, as the manifest has it; it may be empty.
+        """The SHA-256 of the manifest with an empty digest, as the manifest has it.
 
         Raises ManifestError when the manifest has another SHA-256, or no digest.
         """
         content = self._content.get("digest")
-        if not isinstance(content, str) or (content and not _SHA256.fullmatch(content)):
+        if not isinstance(content, str) or not _SHA256.fullmatch(content):
             self._refuse(f"its digest is {_short(content)}, expected a SHA-256")
-        if not content:
-            return content
         before, _, after = self._data.rpartition(content.encode())
         if hashlib.sha256(before + after).hexdigest() != content:
             raise ManifestError(f"{self._where} was changed: its digest does not match its contents")
@@ -200,7 +220,7 @@ class Manifest:
     def _entry(self, name: str) -> Entry:
         content = self._object(self._content["files"], name, "files")
         size = content.get("size")
-        if "size" in content and (type(size) is not int or size < 0):
+        if type(size) is not int or size < 0:
             self._refuse(f"the size of {_short(name)} is {_short(size)}, expected a number of bytes")
         return Entry(self._sha256(content, name), size)
 
