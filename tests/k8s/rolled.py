@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 from tests.k8s.followed import Followed, followed, phases_told
 from tests.k8s.load import NOWHERE, Load, Outcome
+from tests.sealing import sealed
 from tests.servers import ROOT, Served, serve
 from tfserving.cli import tfserving
 from tfserving.clients import connect
@@ -178,8 +179,7 @@ def resealed(version: Path, *names: str) -> None:
     for name in names:
         data = (version / name).read_bytes()
         said["files"][name].update(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    empty = json.dumps({**said, "digest": ""})
-    path.write_text(empty.replace('"digest": ""', f'"digest": "{hashlib.sha256(empty.encode()).hexdigest()}"'))
+    path.write_text(sealed(said))
 
 
 def crashing(version: Path) -> None:

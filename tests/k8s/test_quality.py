@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.sealing import sealed
 from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import MANIFEST
@@ -27,7 +28,7 @@ OF_360 = {**UP, "rows": 360}
 def version(folder: Path, number: int, metrics: dict[str, Any]) -> Path:
     path = folder / str(number)
     (path / MANIFEST).parent.mkdir(parents=True)
-    (path / MANIFEST).write_text(json.dumps({"metrics": metrics, "digest": ""}))
+    (path / MANIFEST).write_text(sealed({"metrics": metrics}))
     return path
 
 
