@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export sign                        the newest version of each model
+  tfserving export sign                        the newest of each model
   tfserving export sign digits/3 --key sign.key
   tfserving export sign digits --key sigstore  without a key
 
