@@ -53,8 +53,8 @@ def test_a_file_more_or_less_or_cut_short_is_found(copied: Path) -> None:
     assert str(found.value).splitlines() == [
         f"{copied} was changed since its export:",
         "  fingerprint.pb is missing",
-        "  notes.txt is not in the manifest",
         f"  assets.extra/golden.tfrecord: got {size} bytes, expected {size + 1}",
+        "  notes.txt is not in the manifest",
     ]
 
 
