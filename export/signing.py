@@ -101,14 +101,11 @@ def key_signer(
     config = _config(signing)
     if certificate is None:
         return Signer(who, pem.decode(), config.use_elliptic_key_signer(private_key=key, password=password))
-    subject = check_certificate(certificate, chain)
-    try:
-        with without_password(found, key, password) as readable:
-            config.use_certificate_signer(
-                private_key=readable, signing_certificate=certificate, certificate_chain=chain
-            )
-    except ValueError:
-        raise SigningError(f"the certificate {certificate} is not that of the key {key}") from None
+    subject = check_certificate(certificate, chain, found)
+    with without_password(found, key, password) as readable:
+        # The library fails without a chain.
+        more = chain or (certificate,)
+        config.use_certificate_signer(private_key=readable, signing_certificate=certificate, certificate_chain=more)
     return Signer(f"the certificate of {subject}", None, config)
 
 

@@ -29,14 +29,18 @@ def blocks(language: str) -> list[str]:
 def test_the_commands_for_keys_work_in_their_order(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     models = "models:\n  mymodel: {builder: 'zoo:scale'}\n"
-    (tmp_path / "models.yaml").write_text(models + blocks("yaml")[0])
     printed = ""
-    for line in "".join(blocks("sh")).splitlines():
-        printed += run(project, line)
+    for kind, block in re.findall(r"^```(yaml|sh)\n(.*?)^```$", section(), re.M | re.S):
+        if kind == "yaml":
+            (tmp_path / "models.yaml").write_text(models + block)
+            continue
+        for line in block.splitlines():
+            printed += run(project, line)
     shown, expected = (re.sub(r"\b[0-9a-f]{16}\b", "FINGERPRINT", text) for text in (printed, blocks("text")[0]))
     for line in expected.splitlines():
         assert line.replace("sign.key", f"{tmp_path}/sign.key").replace("sign.pub", f"{tmp_path}/sign.pub") in shown
     assert "Verification succeeded" in printed
+    assert "signed by the certificate of CN=Ann, issued by CN=Models" in printed
 
 
 def run(project: Project, line: str) -> str:
