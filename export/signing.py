@@ -156,7 +156,7 @@ def _sigstore_errors() -> Iterator[None]:
             what = f": {shown(str(error))}" if str(error) else ""
             raise SigningError(f"Sigstore can't be reached{what}. Signing with it needs a network") from None
         raise SigningError(
-            f"Sigstore signs nothing: {shown(str(error).partition(chr(10))[0]) or type(error).__name__}"
+            f"Sigstore made no signature: {shown(str(error).partition(chr(10))[0]) or type(error).__name__}"
         ) from None
 
 
