@@ -110,7 +110,7 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
 def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
     (copied / "assets.extra/golden.tfrecord").write_bytes(b"")
     shown = inspect_version(copied)
-    assert shown.state.startswith("the version was changed since its export:")
+    assert shown.state.startswith(f"{copied} was changed since its export:")
     assert "assets.extra/golden.tfrecord: got 0 bytes" in shown.state
 
 
