@@ -8,6 +8,7 @@ from typing import Any
 
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ServingError
+from tfserving.serving.admitted import note
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.engines import EngineError
 from tfserving.serving.engines.readiness import label_version
@@ -37,6 +38,12 @@ def _model(client: Client, fleet: Fleet, one: Served, served: Sequence[Served]) 
         return {"available": False, "error": str(error)}
     known = {label: version for label, version in labels.items() if version is not None}
     model = model_state(found, known)
+    notes = {status.version: note(fleet, one.model, status.version) for status in found if status.state == "AVAILABLE"}
+    model["manifests"] = [
+        {"version": version, "digest": f"sha256:{kept.digest}", "signer": kept.signer, "copy": fleet.trust is not None}
+        for version, kept in notes.items()
+        if kept
+    ]
     if model["available"]:
         newest = max(status.version for status in found if status.state == "AVAILABLE")
         now = replace(one, labels=known)
