@@ -166,15 +166,15 @@ def _digest(copy: Path) -> str | None:
 def _clean(fleet: Fleet, store: Path, wanted: set[Path]) -> None:
     """Remove copies that are neither `wanted` nor used, and what a command left that was killed."""
     used = wanted | _used(fleet, store)
-    for path in store.iterdir():
+    for path in sorted(store.iterdir()):
         if path.name.startswith(_NEW):
             shutil.rmtree(path)
             continue
-        for copy in path.iterdir():
+        for copy in sorted(path.iterdir()):
             if is_version(copy.name) and copy not in used and copy not in _held and _is_free(copy):
                 _remove(copy)
             elif copy.suffix == ".json" and not copy.with_suffix("").exists():
-                copy.unlink()
+                copy.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             path.rmdir()
 
