@@ -89,10 +89,15 @@ def check(fleet: Fleet, names: Iterable[str]) -> None:
                 raise EngineError(str(error)) from None
 
 
-def clean(fleet: Fleet) -> None:
-    """Remove the copies that no server and no other process uses, where there are any."""
+def release() -> None:
+    """Keep copies only as long as servers use them. A server that this process started must have its configuration."""
     for path in [*_held]:
         _release(path)
+
+
+def clean(fleet: Fleet) -> None:
+    """Remove the copies that no server and no other process uses, where there are any."""
+    release()
     if (fleet_folder(fleet) / FOLDER).is_dir():
         with _locked(fleet, lambda _: None) as store:
             _clean(fleet, store, set())

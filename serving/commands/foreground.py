@@ -84,6 +84,7 @@ def _run(plan: Plan, engine: Engine, wait: float) -> None:
                 progress.line(f"{what} …")
                 progress.update(what)
                 server = engine.start(plan)
+                admitted.release()
                 versions = server.wait_until_ready(wait, progress.update)
             ready = True
             click.echo(banner(plan, engine.name, versions, ["Ctrl-C stops it."]))

@@ -42,8 +42,7 @@ def fleet(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     trusting(tmp_path, keys / "ours.pub")
     yield read_fleet(tmp_path / "models.yaml")
     # Else this process, which is many commands, holds them until it ends.
-    for path in [*store._held]:
-        store._release(path)
+    store.release()
 
 
 def trusting(folder: Path, *keys: Path) -> Fleet:
