@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -34,13 +33,13 @@ from tfserving.serving import kept
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.engines import EngineError
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.private_folders import check_private, make_private, private_folder
 from tfserving.serving.running import fleet_folder, read_models_config
 from tfserving.serving.served import configured, loaded
 from tfserving.serving.version_copies import Report, accepted_as, copy_accepted, is_current
 
 FOLDER = "admitted"
 _NEW = ".new-"
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # The copies that this process uses, each with an open file that holds its lock. They are released when it ends.
 _held: dict[Path, int] = {}
 
@@ -77,6 +76,13 @@ def admitted(fleet: Fleet, versions: Mapping[str, Iterable[int]], report: Report
 def admitted_for(fleet: Fleet, names: Iterable[str], report: Report = lambda _: None) -> Fleet:
     """Return `fleet` with copies of the versions that servers of the models `names` load. See `admitted`."""
     return admitted(fleet, {name: loaded(fleet, name) for name in names}, report)
+
+
+def without_copying(fleet: Fleet, names: Iterable[str]) -> Fleet:
+    """Return what `admitted_for` would, to show it. Nothing is checked, and there may be no copies."""
+    if fleet.trust is None:
+        return fleet
+    return fleet.with_copies(fleet_folder(fleet) / FOLDER, {name: loaded(fleet, name) for name in names})
 
 
 def check(fleet: Fleet, names: Iterable[str]) -> None:
@@ -119,11 +125,11 @@ def note(fleet: Fleet, model: str, version: int) -> Note | None:
 
 def _admit(fleet: Fleet, store: Path, name: str, number: int, trust: Trust, report: Report) -> None:
     source, copy = fleet.export_folder(name) / str(number), store / name / str(number)
-    _make(copy.parent, 0o755)
+    make_private(copy.parent)
     _hold(copy)
     accepted = None
     if there := os.path.lexists(copy):
-        _check_own(copy)
+        check_private(copy)
         if is_current(source, copy):
             report(f"Checking {name}/{number}")
             # Another copy may be accepted. Else its error is this one.
@@ -240,7 +246,8 @@ def _note_of(copy: Path) -> Path:
 def _locked(fleet: Fleet, report: Report) -> Iterator[Path]:
     """Return the folder of the copies, which one command changes at a time. Raises EngineError."""
     try:
-        store = _store(fleet)
+        # Of the fleet, and of this toolkit.
+        store = private_folder(fleet_folder(fleet) / FOLDER, own=2)
         handle = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             report("Waiting for another command that copies versions")
@@ -253,51 +260,3 @@ def _locked(fleet: Fleet, report: Report) -> Iterator[Path]:
             f"{error.filename or fleet_folder(fleet)} can't be used for copies of versions: {error.strerror or error}. "
             "Set XDG_STATE_HOME to a folder of your own"
         ) from None
-
-
-def _store(fleet: Fleet) -> Path:
-    """Return the folder of the copies, made where it is missing. Raises EngineError when others can write to it."""
-    wanted = fleet_folder(fleet) / FOLDER
-    for folder in reversed(wanted.parents):
-        if not folder.exists():
-            folder.mkdir(mode=0o700)
-    store = wanted.resolve()
-    _make(store, 0o755)
-    for folder in store.parents[2:]:
-        found = folder.stat()
-        shared = found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX
-        if shared or found.st_uid not in (0, os.getuid()):
-            raise _of_others(folder)
-    for folder in (*store.parents[:2], store):
-        _check_mode(folder)
-    return store
-
-
-def _make(folder: Path, mode: int) -> None:
-    if not os.path.lexists(folder):
-        folder.mkdir(mode=0o700)
-        folder.chmod(mode)
-    _check_mode(folder)
-
-
-def _check_own(copy: Path) -> None:
-    """Raise EngineError when others can write to a copy, or to one of its files through another name."""
-    _check_mode(copy)
-    for path in copy.rglob("*"):
-        _check_mode(path)
-
-
-def _check_mode(path: Path) -> None:
-    found = path.lstat()
-    linked = not stat.S_ISDIR(found.st_mode) and found.st_nlink > 1
-    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _OTHERS_WRITE or linked:
-        raise _of_others(path)
-
-
-def _of_others(path: Path) -> EngineError:
-    found = path.lstat()
-    return EngineError(
-        f"{path} may be changed by others (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}, "
-        f"{found.st_nlink} links). With `trust`, copies of versions lie in a folder that only you can write to. Remove "
-        "it if it is a copy, use `chmod go-w`, or set XDG_STATE_HOME to a folder of your own"
-    )

@@ -25,6 +25,7 @@ def lines(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         labels = "".join(f", {label} → {version}" for label, version in model["labels"].items())
         yield f"{name}: {versions}{labels}" + (f". Clients get {model['summary']}" if "summary" in model else "")
         for known in model.get("manifests", ()):
-            # Without `trust` a server loads what others may have changed since.
-            proof = f"signed by {known['signer']}" if known["copy"] else "as its folder has it now"
-            yield f"  version {known['version']}: manifest {known['digest']}, {proof}"
+            proof = f", signed by {known['signer']}" if known["signer"] else ""
+            if known["from"] == "folder":
+                proof = ". The server doesn't name it: it is that of the version's folder now"
+            yield f"  version {known['version']}: manifest {known['digest']}{proof}"

@@ -34,9 +34,11 @@ def sign(version: Path, key: Path) -> None:
     from model_signing import hashing, signing
 
     signature = version / SIGNATURE
-    files: Any = hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=False)
-    config: Any = signing.Config().set_hashing_config(files)
-    config.use_elliptic_key_signer(private_key=key).sign(version, signature)
+    # The library has no types.
+    hashed: Any = hashing.Config
+    files = hashed().set_ignored_paths(paths=[signature], ignore_git_paths=False)
+    signer: Any = signing.Config
+    signer().set_hashing_config(files).use_elliptic_key_signer(private_key=key).sign(version, signature)
 
 
 def write_manifest(version: Path, model: str = "", number: int = 0, **others: Any) -> str:

@@ -190,7 +190,7 @@ def test_progress_of_a_large_copy_is_reported(fleet: Fleet, keys: Path) -> None:
 def test_a_version_that_does_not_fit_on_the_disk_is_an_error_before_it_is_copied(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(version_copies.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
     assert " bytes free" in refusal(fleet)
 
 

@@ -137,7 +137,7 @@ def test_attack_what_runs_stays_what_was_signed_whatever_the_folder_has(trusted:
     wait_for(lambda: scale(trusted) == 2)
     (served,) = json.loads(run(trusted, "serve", "status", "--json"))["servers"]
     (manifest,) = served["models"]["scaled"]["manifests"]
-    assert (manifest["version"], manifest["digest"], manifest["copy"]) == (2, digest(second), True)
+    assert (manifest["version"], manifest["digest"], manifest["from"]) == (2, digest(second), "server")
     assert "ours.pub" in manifest["signer"]
     assert "golden requests of 1 model equal over gRPC and REST" in run(trusted, "verify", *servers)
     # The copies go with the server.
