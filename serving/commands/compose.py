@@ -120,6 +120,7 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
 
     FOLDER must not exist. Copy it and the folder of the models to a machine
     with Docker. FOLDER may contain a private key, so only you can read it.
+    It is refused if models.yaml has `trust`, which nothing checks there.
     """
     from tfserving.serving import engines
     from tfserving.serving.compose import files, project

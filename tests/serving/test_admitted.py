@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.serving.signed_versions import FILES, make_key, sign, write_manifest, write_version
+from tfserving.cli import tfserving
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE, read_manifest_file
 from tfserving.serving import admitted as store
 from tfserving.serving import running, version_copies
@@ -198,6 +200,20 @@ def test_a_server_from_before_trust_was_set_is_not_changed(fleet: Fleet) -> None
     server = running.Running("embedded", "127.0.0.1", 8500, 8501, ("digits",), pid=1)
     with pytest.raises(EngineError, match=r"was started without `trust`, and .* is with it now\. Stop the server"):
         server.check_trust(fleet)
+
+
+def test_files_for_a_machine_that_checks_nothing_are_not_written(fleet: Fleet, tmp_path: Path) -> None:
+    done = CliRunner().invoke(tfserving, ["compose", "render", str(tmp_path / "out"), "--fleet", str(fleet.file)])
+    assert done.exit_code == 2
+    assert "trust: nothing would check the models on the other machine. Build an image" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_configuration_that_is_printed_names_the_copies(fleet: Fleet, tmp_path: Path) -> None:
+    done = CliRunner().invoke(tfserving, ["config", "--local", "--fleet", str(fleet.file)])
+    assert done.exit_code == 0
+    assert f'base_path: "{tmp_path}/state/' in done.stdout
+    assert str(fleet.folder) not in done.stdout
 
 
 # Attacks: somebody else can write to the folder of models.yaml.
