@@ -210,7 +210,7 @@ def _hold(copy: Path) -> None:
     _release(copy)
     with contextlib.suppress(FileNotFoundError):
         handle = os.open(copy, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        _lock(handle, fcntl.LOCK_SH)
         _held[copy] = handle
 
 
@@ -223,11 +223,19 @@ def _is_free(copy: Path) -> bool:
     """Return whether no process uses a copy."""
     handle = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, how: int) -> bool:
+    """Lock a folder, and return whether no other process has it locked. Not every file system has locks of folders."""
+    try:
+        fcntl.flock(handle, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
     return True
 
 
@@ -251,7 +259,7 @@ def _locked(fleet: Fleet, report: Report) -> Iterator[Path]:
         handle = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             report("Waiting for another command that copies versions")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle, fcntl.LOCK_EX)
             yield store
         finally:
             os.close(handle)
