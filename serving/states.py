@@ -14,6 +14,7 @@ from tfserving.clients.errors import ServingError
 from tfserving.foundation.manifest import MANIFEST_HEADER
 from tfserving.serving.admitted import note
 from tfserving.serving.config import MODELS_CONFIG
+from tfserving.serving.docker.image_names import is_embedded
 from tfserving.serving.engines import EngineError, local
 from tfserving.serving.engines.readiness import label_version
 from tfserving.serving.model_state import model_state
@@ -41,7 +42,10 @@ def _manifest(fleet: Fleet, server: Running, one: Served, version: int) -> dict[
     `from` is where it is from: the server itself; the copy that only this user can write to, with who signed it; or the
     folder of models.yaml, which may have another version by now.
     """
-    known, named = note(fleet, one.model, version), _named_by(server, one.name, version)
+    known = note(fleet, one.model, version)
+    # TensorFlow Serving names none, and counts a request over REST on its metrics page.
+    is_ours = server.engine == "embedded" or (server.is_container and is_embedded(fleet.server.image_name))
+    named = _named_by(server, one.name, version) if is_ours else None
     if named:
         signer = known.signer if known and f"sha256:{known.digest}" == named else None
         return {"version": version, "digest": named, "signer": signer, "from": "server"}
@@ -52,7 +56,7 @@ def _manifest(fleet: Fleet, server: Running, one: Served, version: int) -> dict[
 
 
 def _named_by(server: Running, name: str, version: int) -> str | None:
-    """Return the digest that a server names itself. TensorFlow Serving names none."""
+    """Return the digest that an embedded server names itself; None when it doesn't respond."""
     connection = http.client.HTTPConnection(local(server.host), server.rest_port, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", f"/v1/models/{name}/versions/{version}/metadata")
