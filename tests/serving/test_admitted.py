@@ -15,7 +15,11 @@ from click.testing import CliRunner
 
 from tests.serving.signed_versions import FILES, make_key, sign, write_manifest, write_version
 from tfserving.cli import tfserving
+from tfserving.foundation.command.errors import CommandError
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE, read_manifest_file
+from tfserving.k8s.rollout.plan import judged, plan
+from tfserving.k8s.rollout.target import RolloutError
+from tfserving.project import FoundProject
 from tfserving.serving import admitted as store
 from tfserving.serving import running, version_copies
 from tfserving.serving.admitted import admitted, admitted_for, clean, note
@@ -215,6 +219,53 @@ def test_the_configuration_that_is_printed_names_the_copies(fleet: Fleet, tmp_pa
     assert done.exit_code == 0
     assert f'base_path: "{tmp_path}/state/' in done.stdout
     assert str(fleet.folder) not in done.stdout
+
+
+def test_a_rollout_reads_copies_and_a_cluster_is_configured_as_before(fleet: Fleet, keys: Path) -> None:
+    labelled = fleet.with_labels("digits", {"stable": 1})
+    for version in (2, 3):
+        write_version(original(fleet, version), keys / "ours.pem")
+    state = plan(labelled, "digits", 2)
+    read = judged(labelled, state, lambda _: None)
+    assert [contents(read.model_folder("digits") / str(version)) for version in (1, 2)] == [FILES, FILES]
+    assert read.model_folder("digits").is_relative_to(fleet.file.parent / "state")
+    # Pods are told what models.yaml says, whichever versions this machine has copied.
+    assert (read.versions("digits"), read.is_copied) == ([1, 2, 3], False)
+    # In a pod, which has copies, nothing is copied.
+    assert judged(labelled, state, lambda _: None, copy=False) is labelled
+
+
+def test_attack_a_rollout_of_a_changed_version_is_refused_and_can_be_taken_back(fleet: Fleet, keys: Path) -> None:
+    labelled = fleet.with_labels("digits", {"stable": 1})
+    write_version(original(fleet, 2), keys / "ours.pem")
+    state = plan(labelled, "digits", 2)
+    (original(fleet, 2) / WEIGHTS).write_bytes(b"WEIGHTS")
+    for copy, error in ((True, EngineError), (False, RolloutError)):
+        with pytest.raises(error, match="2 was changed since its export"):
+            judged(labelled, state, lambda _: None, copy=copy)
+    back = judged(labelled, state, lambda _: None, back=True)
+    assert sorted(path.name for path in back.model_folder("digits").iterdir()) == ["1", "1.json"]
+
+
+def test_attack_golden_requests_of_an_unsigned_version_are_not_sent_by_verify(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_version(original(fleet, 2), None)
+    file = fleet.file
+    file.write_text(file.read_text().replace("builder: m:f", "builder: m:f, labels: {previous: 1}"))
+    project = FoundProject()
+    project.use(file)
+    folder = project.accepted_folder("digits", None)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["1"]
+    assert f"Left out: {original(fleet, 2)} is not signed" in capsys.readouterr().err
+    with pytest.raises(CommandError, match="2 is not signed") as caught:
+        project.accepted_folder("digits", 2)
+    assert caught.value.exit_code == 1
+    # Without `trust`, as before.
+    file.write_text("models: {digits: {builder: m:f}}\n")
+    free = FoundProject()
+    free.use(file)
+    assert free.accepted_folder("digits", None) == file.parent / "models/digits"
 
 
 # Attacks: somebody else can write to the folder of models.yaml.
