@@ -158,7 +158,7 @@ def test_a_half_copied_version_never_starts(rolled: Rolled) -> None:
     version = rolled.have(2)
     next((version / "variables").glob("variables.data*")).unlink()
     done = rolled.rollout("start", "scaled", code=2)
-    assert "is in the manifest but can't be read: No such file or directory" in done.stderr
+    assert "/variables.data-00000-of-00001 is missing" in done.stderr
     assert rolled.serves(stable=1, available={1})
     assert rolled.phase == ""
 

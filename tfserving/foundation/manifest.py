@@ -28,6 +28,8 @@ MANIFEST = "assets.extra/manifest.json"
 SAVED_MODEL = "saved_model.pb"
 # A Sigstore bundle of OpenSSF Model Signing.
 SIGNATURE = "assets.extra/model.sig"
+# The header of REST metadata with which the embedded server names the manifest of the version, as `sha256:…`.
+MANIFEST_HEADER = "tfserving-manifest"
 # The longest key of S3; no SavedModel is nested this deep.
 LONGEST_NAME, DEEPEST_NAME = 1024, 32
 _LONGEST_REASON = 300
