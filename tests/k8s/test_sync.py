@@ -19,7 +19,8 @@ from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
 from tfserving.foundation.store import Limits, Store, StoreError
-from tfserving.k8s.sync import MOST_BROKEN, Wanted, main, sync
+from tfserving.k8s.copying import MOST_BROKEN, Wanted, sync
+from tfserving.k8s.sync import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -42,7 +43,8 @@ def version(folder: Path, number: int = 1, model: str = "digits") -> Path:
 def listed(target: Path, files: dict[str, bytes]) -> None:
     entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     (target / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).write_text(sealed({"files": entries}))
+    named = {"model": target.parent.name, "version": int(target.name)}
+    (target / MANIFEST).write_text(sealed({**named, "files": entries}))
 
 
 def sealed(manifest: dict[str, Any]) -> str:
@@ -161,8 +163,8 @@ MANIFESTS: dict[str, tuple[bytes | str, str]] = {
     "a name is nested": (sealed({"files": {**GRAPH, "a/" * 2000 + "b": GRAPH[SAVED_MODEL]}}), "or 32 folders"),
     "a file is a folder": (sealed({"files": {**GRAPH, f"{SAVED_MODEL}/x": GRAPH[SAVED_MODEL]}}), "and as a folder"),
     "a file is there twice": (f'{{"files": {{"a": {{}}, "a": {{"sha256": "{HASH}"}}}}}}', "it has 'a' twice"),
-    "nothing is listed": (sealed({"files": {}}), "must list saved_model.pb"),
-    "it lists itself": (sealed({"files": {**GRAPH, MANIFEST: GRAPH[SAVED_MODEL]}}), "must not list itself"),
+    "nothing is listed": (sealed({"files": {}}), "it does not list saved_model.pb"),
+    "it lists itself": (sealed({"files": {**GRAPH, MANIFEST: GRAPH[SAVED_MODEL]}}), "which can't have a SHA-256 there"),
     "too many files": (
         sealed({"files": {**GRAPH, **{f"f{n}": GRAPH[SAVED_MODEL] for n in range(20)}}}),
         "--max-files is",

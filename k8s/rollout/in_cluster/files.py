@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -10,7 +10,7 @@ import yaml
 from tfserving.k8s.configuration import cluster_models_config, labelled
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
-from tfserving.k8s.trust_files import CERTIFICATE, KEY, TrustFileError, trust_files
+from tfserving.k8s.trust_files import CERTIFICATE, KEY, SIGSTORE, TrustFileError, trust_files
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.config_messages import text
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -68,11 +68,12 @@ def trusted(fleet: Fleet) -> dict[str, str]:
         raise RolloutError(str(error)) from None
 
 
-def _trust(settings: TrustSettings, names: Iterable[str]) -> dict[str, Any]:
+def _trust(settings: TrustSettings, names: Collection[str]) -> dict[str, Any]:
     """Return `trust` with the files of the pod."""
     found: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
     given = {"keys": KEY, "certificates": CERTIFICATE}
-    return {**found, **{key: [name for name in names if name.startswith(given[key])] for key in given.keys() & found}}
+    found |= {key: [name for name in names if name.startswith(given[key])] for key in given.keys() & found}
+    return found | ({"sigstore_config": SIGSTORE} if SIGSTORE in names else {})
 
 
 def _models_yaml(fleet: Fleet, settings: Rollout) -> str:
