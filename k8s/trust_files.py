@@ -40,11 +40,11 @@ def trust_files(trust: Trust) -> dict[str, str]:
     """Return the text of each file by its name. Raises TrustFileError."""
     identities = [{"identity": one.identity, "issuer": one.issuer} for one in trust.identities]
     # The names narrow whom a root's certificates stand for, so they are written when there are none, too.
-    names = {_IDENTITIES: identities, _CERTIFICATE_NAMES: trust.certificate_names}
+    names = {_CERTIFICATE_NAMES: trust.certificate_names, _IDENTITIES: identities}
     made = {
         **_texts(KEY, trust.keys),
         **_texts(CERTIFICATE, trust.certificates),
-        NAMES: json.dumps(names, indent=2) + "\n",
+        NAMES: json.dumps(names, separators=(",", ":")),
     }
     if trust.sigstore_config:
         made[SIGSTORE] = _text(trust.sigstore_config, "sigstore_config")

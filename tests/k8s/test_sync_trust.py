@@ -271,6 +271,7 @@ def test_attack_the_store_sends_other_bytes_the_second_time(
 
 def test_attack_many_unsigned_versions(places: Trusting, monkeypatch: pytest.MonkeyPatch) -> None:
     """They don't push out a signed one, and aren't copied again at every pass."""
+    places.sync()
     for number in range(100, 130):
         version(places.remote, number)
     target = Store(f"file://{places.remote}")
