@@ -172,8 +172,13 @@ def objects(path: str, default: list[dict[str, Any]], description: str) -> Value
 def trust(files: Mapping[str, str]) -> list[Value]:
     """Return the values of the ConfigMap with these files, which names who is trusted."""
     names = json.loads(files[trust_files.NAMES])
-    texts = {"type": "string"}
-    identity = {"type": "object", "additionalProperties": False, "required": ["identity", "issuer"]}
+    texts, of_identity = {"type": "string"}, ["identity", "issuer"]
+    identity = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": of_identity,
+        "properties": {name: {**texts, "minLength": 1} for name in of_identity},
+    }
     made = [
         _pem_files(files, trust_files.KEY, "keys", "PUBLIC KEY", "Public keys"),
         _pem_files(files, trust_files.CERTIFICATE, "certificates", "CERTIFICATE", "Root certificates"),
@@ -191,7 +196,7 @@ def trust(files: Mapping[str, str]) -> list[Value]:
             names["identities"],
             {
                 "type": "array",
-                "items": {**identity, "properties": {name: {**texts, "minLength": 1} for name in identity["required"]}},
+                "items": identity,
                 "description": "Identities that Sigstore certified: `identity` and `issuer`.",
             },
         ),

@@ -86,7 +86,7 @@ class Trusting(Places):
 
 
 @pytest.fixture
-def places(tmp_path: Path, release: Keys) -> Trusting:  # type: ignore[override]
+def places(tmp_path: Path, release: Keys) -> Trusting:
     return Trusting(tmp_path, release)
 
 

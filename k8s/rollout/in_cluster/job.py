@@ -25,8 +25,6 @@ _REPLACED = 6
 _FINAL_CODES = [1, 2]
 _USER = 10001
 _SYNC = "sync-first"
-# With `trust`, the toolkit reads only its own copies of versions, also in a pod.
-_STATE = "state"
 # Where the servers' pods have the ConfigMap of their models.
 _MODELS_CONFIG = "/config/models"
 _RESTRICTED = {
@@ -101,15 +99,12 @@ def _pod(fleet: Fleet, model: str, manifests: Sequence[Object], wait: float) -> 
                     {"name": "fleet", "mountPath": FILES, "readOnly": True},
                     {"name": "models", "mountPath": MODELS, "readOnly": True},
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the pod
-                    *([{"name": _STATE, "mountPath": f"/{_STATE}"}] if fleet.trust else []),
                 ],
-                **({"env": [{"name": "XDG_STATE_HOME", "value": f"/{_STATE}"}]} if fleet.trust else {}),
             }
         ],
         "volumes": [
             {"name": "fleet", "configMap": {"name": ours.rollout(model), "items": items}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
-            *([{"name": _STATE, "emptyDir": {}}] if fleet.trust else []),
             *volumes,
         ],
     }
