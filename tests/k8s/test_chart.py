@@ -205,7 +205,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert spec["affinity"] == {"nodeAffinity": {}}
     assert spec["priorityClassName"] == "high"
     assert {one["metadata"]["annotations"]["g"] for one in found if one["kind"] == "Service"} == {"4"}
-    for text in ("bucket/models", "keys", "m.example.com", "registry:5000", "serving-sync"):
+    for text in ("bucket/models", "keys", "m.example.com", "registry:5000", "serving-toolkit:1"):
         assert text not in json.dumps(found), text
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tests.k8s.test_sync import FILES, Places, config, listed, version
+from tests.signed import make_key, sign_with
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE
 from tfserving.foundation.store import Store
 from tfserving.foundation.trust import Identity, Trust
@@ -33,34 +32,17 @@ class Keys:
     public: Path
 
     def sign(self, target: Path) -> Path:
-        """Signs a version as the library itself does."""
-        from model_signing import hashing, signing
-
-        made: Any = hashing.Config
-        (target / SIGNATURE).unlink(missing_ok=True)
-        config: Any = signing.Config
-        ignored = made().set_ignored_paths(paths=[target / SIGNATURE], ignore_git_paths=False)
-        signer = config().use_elliptic_key_signer(private_key=self.private).set_hashing_config(ignored)
-        signer.sign(target, target / SIGNATURE)
-        return target
-
-
-def keys(folder: Path, name: str) -> Keys:
-    made = ec.generate_private_key(ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return Keys(private, public)
+        return sign_with(target, self.private)
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return keys(tmp_path_factory.mktemp("release"), "release")
+    return Keys(*make_key(tmp_path_factory.mktemp("release"), "release"))
 
 
 @pytest.fixture(scope="module")
 def attacker(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return keys(tmp_path_factory.mktemp("attacker"), "attacker")
+    return Keys(*make_key(tmp_path_factory.mktemp("attacker"), "attacker"))
 
 
 class Trusting(Places):
@@ -297,7 +279,7 @@ def test_attack_many_unsigned_versions(places: Trusting, monkeypatch: pytest.Mon
 def test_a_key_can_be_replaced_and_one_that_is_no_longer_trusted_counts_at_the_next_start(
     places: Trusting, tmp_path: Path
 ) -> None:
-    later = keys(tmp_path, "later")
+    later = Keys(*make_key(tmp_path, "later"))
     later.sign(version(places.remote, 2))
     both = dataclasses.replace(places.wanted, trust=Trust(keys=(places.release.public, later.public)))
     assert places.sync(both) == []
