@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
@@ -397,6 +398,25 @@ def test_a_process_brings_what_is_published_to_s3_later(
         finally:
             process.terminate()
     assert not list(places.local.glob("*/.tmp-*")) or process.returncode
+
+
+def test_the_probe_of_a_process_that_stopped_fails(tmp_path: Path) -> None:
+    """As the manifests have it."""
+    sync_yaml = yaml.safe_load((ROOT / "k8s/components/object-store/sync.yaml").read_text())
+    (probe,) = (one["livenessProbe"] for one in sync_yaml["spec"]["template"]["spec"]["initContainers"][1:])
+    _, *words, file, minutes = probe["exec"]["command"]
+    alive = tmp_path / Path(file).name
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words, str(alive), minutes]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 1
+    alive.touch()
+    assert run().returncode == 0
+    late = time.time() - 60 * float(minutes) - 10
+    os.utime(alive, (late, late))
+    assert (run().returncode, "was touched" in run().stderr) == (1, True)
 
 
 def test_tensorflow_is_not_needed() -> None:

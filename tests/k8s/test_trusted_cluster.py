@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,8 +49,6 @@ def signed(cluster: Cluster, toolkit: str, scaled_versions: Path, tmp_path: Path
 
 def changed(version: Path) -> None:
     """Changes the graph, and makes a manifest that lists it, with its digest: as who can write to the volume can."""
-    import hashlib
-
     (version / SAVED_MODEL).write_bytes((version / SAVED_MODEL).read_bytes() + b"\0")
     content = json.loads((version / MANIFEST).read_text())
     content["files"][SAVED_MODEL] = hash_files(version)[SAVED_MODEL].model_dump()
@@ -74,16 +73,8 @@ def test_attack_who_can_write_to_the_volume_changes_nothing_that_is_served(
         return pods.kubectl("logs", "deployment/serving", "-c", "sync")
 
     wait_for(lambda: "scaled/2 is not signed" in log(), what="the refusal of version 2", seconds=60)
-    served = pods.kubectl(
-        "exec",
-        "deployment/serving",
-        "-c",
-        "sync",
-        "--",
-        "sh",
-        "-c",
-        "cd /models/scaled; ls; sha256sum */saved_model.pb",
-    )
+    words = "cd /models/scaled; ls; sha256sum */saved_model.pb"
+    served = pods.kubectl("exec", "deployment/serving", "-c", "sync", "--", "sh", "-c", words)
     assert served == f"1\n{original}  1/saved_model.pb\n"
     # A pod that starts now gets neither, so it doesn't start.
     (pod,) = (one["metadata"]["name"] for one in json.loads(pods.kubectl("get", "pods", "--output=json"))["items"])
