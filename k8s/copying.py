@@ -32,8 +32,8 @@ MOST_BROKEN = 20
 _LARGEST_CONFIG = 16 << 20
 
 Log = Callable[[str], None]
-# By model and number, a hash of the manifest and the signature that weren't accepted, and why. As long as both stay,
-# the version isn't copied again: anybody who can write to the store could have all pods copy it at every pass.
+# By model and number, a hash of the manifest and the signature that no key accepted, and why. As long as both stay, the
+# version isn't copied again: anybody who can write to the store could have all pods copy it at every pass.
 Refused = dict[tuple[str, int], tuple[str, str]]
 
 
@@ -169,7 +169,9 @@ class _Pass:
             return accept(copied, model, version, self.wanted.trust).signer
         except VersionError as error:
             reason = _line(error).replace(str(copied), f"{self.store.url}/{model}/{version}")
-            if isinstance(error, TrustError):
+            trust = self.wanted.trust
+            # Certificates have their time, and Sigstore may be out of reach: what they refuse may be accepted later.
+            if isinstance(error, TrustError) and trust and trust == Trust(keys=trust.keys):
                 signature = (copied / SIGNATURE).read_bytes() if (copied / SIGNATURE).is_file() else None
                 self.refused[model, version] = _state((copied / MANIFEST).read_bytes(), signature), reason
             raise SyncError(reason) from None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.k8s.test_sync import FILES, Places, config, listed, version
-from tests.signed import make_key, sign_with
+from tests.signed import Authority, make_key, sign_with
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE
 from tfserving.foundation.store import Store
 from tfserving.foundation.trust import Identity, Trust
@@ -270,6 +270,13 @@ def test_attack_many_unsigned_versions(places: Trusting, monkeypatch: pytest.Mon
     read.clear()
     assert sync(target, places.local, places.wanted, places.said.append, places.refused) == problems
     assert {Path(path).name for path in read} == {Path(MANIFEST).name}
+    # Who else may have signed, by a certificate or at Sigstore, is looked at again: both change with time.
+    root, others = Authority(places.local.parent).root, Refused()
+    more = dataclasses.replace(places.wanted, trust=Trust(keys=(places.release.public,), certificates=(root,)))
+    for _ in range(2):
+        read.clear()
+        assert len(sync(target, places.local, more, places.said.append, others)) == MOST_BROKEN
+    assert Path(SAVED_MODEL).name in {Path(path).name for path in read}
     # A signature is noticed.
     places.release.sign(places.remote / "digits/129")
     assert len(sync(target, places.local, places.wanted, places.said.append, places.refused)) == MOST_BROKEN
