@@ -15,7 +15,8 @@ from tfserving.k8s.configuration import labelled
 from tfserving.k8s.figures import error_difference, latency_ratio
 from tfserving.k8s.images import has_embedded
 from tfserving.k8s.names import APP, BASE_NAME
-from tfserving.k8s.patches import store_access
+from tfserving.k8s.patch import Patch
+from tfserving.k8s.published import claimed, copying_job, store_access
 from tfserving.serving.config import in_container
 from tfserving.serving.devices import KUBERNETES, fleet_device
 from tfserving.serving.models_yaml.fleet import STABLE, Fleet
@@ -24,8 +25,6 @@ VERIFY, ERRORS, LATENCY = f"{BASE_NAME}-verify", f"{BASE_NAME}-errors", f"{BASE_
 _POD = "/spec/metrics/0/provider/job/spec/template/spec"
 _STEPS = "/spec/strategy/canary/steps"
 _NEW, _OLD, _SECONDS = "{{args.new}}", "{{args.old}}", "{{args.seconds}}"
-
-Patch = dict[str, Any]
 
 _STORE = f"{VERIFY}-store"
 _JOB = {f"{APP}/name": "serving-toolkit", f"{APP}/instance": BASE_NAME, f"{APP}/component": "verify"}
@@ -141,7 +140,8 @@ def _template(name: str, fleet: Fleet, query: str, limit: float) -> dict[str, An
 def _versions(fleet: Fleet, models: tuple[str, ...]) -> Iterator[str]:
     """The place of each model's version `stable`, as the Job finds it."""
     store = fleet.kubernetes.object_store
-    root = store.url.rstrip("/") if store else in_container().models
+    # With `trust`, a container copies accepted versions there.
+    root = store.url.rstrip("/") if store and not fleet.trust else in_container().models
     known = labelled(fleet, models)
     for model in models:
         yield f"{root}/{model}/{known.models[model].labels[STABLE]}"
@@ -157,6 +157,10 @@ def _job(fleet: Fleet) -> list[dict[str, Any]]:
         changes += [{"op": "add", "path": f"{container}/args/-", "value": word} for word in ("--device", device)]
     if not {"volume", "object-store"} & set(settings.components):
         return changes
+    if fleet.trust:
+        copying, volumes = copying_job(fleet, "{{args.versions}}")
+        changes += _set({f"{_POD}/initContainers/0": copying}, "replace")
+        return [*changes, *_set({f"{_POD}/volumes/0": volumes[0]}, "replace"), *_each(f"{_POD}/volumes", volumes[1:])]
     # The first volume has the files that a container copies from the image.
     places = ("initContainers", "containers/0/volumeMounts/0", "volumes/0")
     changes += [{"op": "remove", "path": f"{_POD}/{place}"} for place in places]
@@ -165,7 +169,7 @@ def _job(fleet: Fleet) -> list[dict[str, Any]]:
         changes += [*_each(f"{container}/env", access.get("env", []))]
         mounts = access.get("volumeMounts", [])
     else:
-        volumes = [{"name": "models", "persistentVolumeClaim": {"claimName": settings.claim, "readOnly": True}}]
+        volumes = [{**claimed(settings.claim), "name": "models"}]
         mounts = [{"name": "models", "mountPath": in_container().models, "readOnly": True}]
     return [*changes, *_each(f"{container}/volumeMounts", mounts), *_each(f"{_POD}/volumes", volumes)]
 
@@ -174,8 +178,8 @@ def _each(path: str, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"op": "add", "path": f"{path}/-", "value": value} for value in values]
 
 
-def _set(values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"op": "add", "path": path, "value": value} for path, value in values.items()]
+def _set(values: dict[str, Any], op: str = "add") -> list[dict[str, Any]]:
+    return [{"op": op, "path": path, "value": value} for path, value in values.items()]
 
 
 def _patch(kind: str, name: str, operations: list[dict[str, Any]]) -> Patch:

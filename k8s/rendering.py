@@ -20,10 +20,12 @@ import yaml
 from tfserving.foundation.temporary import temporary_folder
 from tfserving.k8s import argo_rollouts, patches, proxy
 from tfserving.k8s.configuration import cluster_models_config, server_of_pods
-from tfserving.k8s.images import has_embedded
+from tfserving.k8s.images import check_digests, has_embedded
 from tfserving.k8s.kubectl import Kubectl, Object
 from tfserving.k8s.lint.gpus import FRACTION, GROWTH, MOST_SHARED
 from tfserving.k8s.naming import naming, set_domain
+from tfserving.k8s.published import TRUST_MAP
+from tfserving.k8s.trust_files import TRUST, TrustFileError, trust_files
 from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.config_messages import text
 from tfserving.serving.health import HEALTH
@@ -41,7 +43,7 @@ _FIXED = {
 _AGE = "grpc.max_connection_age_ms"
 # Of a GPU's memory, where it is one pod's: the rest is for CUDA itself.
 _WHOLE_GPU = 0.9
-_KSERVE, ARGO_ROLLOUTS = "kserve", "argo-rollouts"
+_VOLUME, _KSERVE, ARGO_ROLLOUTS = "volume", "kserve", "argo-rollouts"
 # They replace the Deployment, after all others have changed it.
 _LAST = (_KSERVE, ARGO_ROLLOUTS)
 
@@ -49,7 +51,8 @@ _LAST = (_KSERVE, ARGO_ROLLOUTS)
 def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
     """Return the manifests of the models `names`, as YAML.
 
-    Raises FleetError for settings that pods can't have, and KubectlError when kustomize fails.
+    Raises FleetError for settings that pods can't have, also for an image by tag with `trust`, and KubectlError when
+    kustomize fails.
     """
     if fleet.server.tls:
         raise FleetError(
@@ -63,8 +66,16 @@ def render(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> str:
         raise FleetError(
             "server.monitoring: the component 'monitoring' needs the metrics page, and `monitoring: false` turns it off"
         )
+    if fleet.trusted:
+        try:
+            trust_files(fleet.trusted)
+        except TrustFileError as error:
+            raise FleetError(str(error)) from None
     with temporary_folder("kustomize's files", "kustomize-") as folder:
-        return kubectl.run("kustomize", str(_write(folder, fleet, names)))
+        manifests = kubectl.run("kustomize", str(_write(folder, fleet, names)))
+    if fleet.trusted:
+        check_digests(objects(manifests))
+    return manifests
 
 
 def objects(manifests: str) -> list[Object]:
@@ -78,6 +89,8 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     shutil.copytree(HERE / "base", folder / "base")
     for component in settings.ordered:
         shutil.copytree(HERE / "components" / component, folder / "components" / component)
+    if fleet.trust and _VOLUME in settings.ordered:
+        _copied_from_volume(folder / "components" / _VOLUME)
     set_domain(folder, settings.domain)
     flags = _config(folder / "base", fleet, names)
     if "proxy" in settings.ordered:
@@ -104,6 +117,16 @@ def _write(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> Path:
     return folder / "named"
 
 
+def _copied_from_volume(component: Path) -> None:
+    """Replace the component that mounts a volume in the server by one that copies versions from it.
+
+    Whoever can write to the volume could change a version after it was accepted.
+    """
+    shutil.copyfile(HERE / "components/object-store/sync.yaml", component / "sync.yaml")
+    content = yaml.safe_load((component / "kustomization.yaml").read_text())
+    (component / "kustomization.yaml").write_text(json.dumps({**content, "patches": [{"path": "sync.yaml"}]}))
+
+
 def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the server's files of `k8s/base`; return the server's flags."""
     shutil.rmtree(base / "config")
@@ -111,6 +134,8 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
     pods = fleet.model_copy(update={"server": server_of_pods(fleet)})
     config = server_config(pods, names, places, embedded=has_embedded(fleet))
     made = {f"models/{MODELS_CONFIG}": text(cluster_models_config(fleet, names))}
+    if fleet.trusted and {_VOLUME, "object-store"} & set(fleet.kubernetes.components):
+        made |= {f"{TRUST}/{name}": content for name, content in trust_files(fleet.trusted).items()}
     # The health check of a container is a script, and that of a pod is the kubelet's.
     made |= {f"server/{name}": content for name, content in config.files.items() if name not in (MODELS_CONFIG, HEALTH)}
     for name, content in made.items():
@@ -122,6 +147,8 @@ def _config(base: Path, fleet: Fleet, names: tuple[str, ...]) -> tuple[str, ...]
         # A change of a label is a change of the pods.
         content["configMapGenerator"][0]["options"]["disableNameSuffixHash"] = False
     content["configMapGenerator"][1]["files"] = [f"config/{name}" for name in made if name.startswith("server/")]
+    if trusted := [f"config/{name}" for name in made if name.startswith(f"{TRUST}/")]:
+        content["configMapGenerator"].append({"name": TRUST_MAP, "files": trusted})
     (base / "kustomization.yaml").write_text(json.dumps(content))
     return config.flags
 

@@ -28,3 +28,22 @@
 {{- end -}}
 {{- gt (int .Values.maxReplicas) (int .Values.replicas) -}}
 {{- end -}}
+
+{{- /* The files of whom pods trust: `tfserving.k8s.sync` reads them. */ -}}
+{{- define "serving.trust" -}}
+{{- with .Values.trust | default (dict "keys" dict) -}}
+{{- if not (or .keys .certificates .identities) -}}
+{{- fail "trust names nobody: set one of trust.keys, trust.certificates and trust.identities" -}}
+{{- end -}}
+{{- range $name, $text := .keys }}
+key-{{ $name }}: {{ $text | quote }}
+{{- end }}
+{{- range $name, $text := .certificates }}
+certificate-{{ $name }}: {{ $text | quote }}
+{{- end }}
+trust.json: {{ dict "certificate_names" .certificateNames "identities" .identities | toJson | quote }}
+{{- with .sigstoreConfig }}
+sigstore.json: {{ . | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}

@@ -14,7 +14,8 @@ from tfserving.k8s.chart import marks, values
 from tfserving.k8s.chart.marks import Expression, merged, optional, whole
 from tfserving.k8s.chart.values import Value
 from tfserving.k8s.kubectl import Kubectl, Object
-from tfserving.k8s.names import APP, BASE_NAME
+from tfserving.k8s.names import APP, BASE_NAME, Names
+from tfserving.k8s.trust_files import NAMES, TRUST
 from tfserving.serving.models_yaml.fleet import Fleet
 
 _NAMESPACE, _PREFIX = marks.setting(99), f"{marks.setting(98)}-"
@@ -38,6 +39,7 @@ _IMAGES = {
 }
 # The fields of an object, and blocks among them.
 _Fields = dict[Any, Any]
+_TRUST_HASH = "toJson .Values.trust | sha256sum | trunc 16 | quote"
 _AUTOSCALED = 'eq (include "serving.autoscaled" .) "true"'
 
 
@@ -57,7 +59,7 @@ def templates(fleet: Fleet, names: tuple[str, ...], kubectl: Kubectl) -> Templat
     wanted = rendering.objects(rendering.render(fleet, names, kubectl))
     found = rendering.objects(rendering.render(made.fleet.model_copy(update={"kubernetes": placeless}), names, kubectl))
     found = _with_hashes_of(wanted, found)
-    assembly = _Assembly(made.values)
+    assembly = _Assembly(made.values, Names.of(fleet).own(TRUST) if fleet.trust else None)
     objects = [assembly.object(one) for one in found]
     within = {
         str(mark).rpartition("/")[2]: value.expression if isinstance(mark, str) else f"{value.expression} | int"
@@ -106,9 +108,13 @@ def _mapped(content: Any, change: Any) -> Any:
 
 @dataclass
 class _Assembly:
-    """Puts expressions into objects; `used` are the values that they need."""
+    """Puts expressions into objects; `used` are the values that they need.
+
+    With `trust`, `trust` is the pods' annotation for it.
+    """
 
     values: dict[str | int, Value]
+    trust: str | None = None
     used: list[Value] = field(default_factory=list)
 
     def object(self, one: Object) -> Object:
@@ -118,6 +124,10 @@ class _Assembly:
             self._images(spec)
         for holder in _server_pods(made):
             self._pod(*holder)
+        if made["kind"] == "ConfigMap" and NAMES in made["data"]:
+            for value in values.trust(made.pop("data")):
+                self._use(value)
+            made[marks.Block(("data:", '  {{- include "serving.trust" . | nindent @2 }}'))] = ""
         if made["kind"] == "ServiceAccount":
             self._account(made)
         elif made["kind"] == "Service":
@@ -163,12 +173,15 @@ class _Assembly:
     def _images(self, spec: dict[str, Any]) -> None:
         for container in [*spec.get("initContainers", ()), *spec["containers"]]:
             path, description = _IMAGES[container["name"]]
-            value = values.image(path, container["image"], description)
+            value = values.image(path, container["image"], description, pinned=self.trust is not None)
             self._use(value)
             container["image"] = Expression(f'include "serving.image" {value.expression}')
 
     def _pod(self, metadata: _Fields, spec: _Fields) -> None:
         """Add what platforms put on pods: labels, annotations, and where they run."""
+        if self.trust and any(volume["name"] == TRUST for volume in spec["volumes"]):
+            # Pods are replaced when others are trusted.
+            metadata["annotations"][self.trust] = Expression(_TRUST_HASH)
         self._annotated(metadata, "podAnnotations", "Annotations of the pods.")
         labels = values.strings(
             "podLabels", {}, "More labels of the pods.", (key for key in metadata["labels"] if isinstance(key, str))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfserving.k8s import trust_files
 from tfserving.k8s.chart import marks
 from tfserving.k8s.names import APP
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -131,8 +133,8 @@ def _resolved(schema: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def image(path: str, name: str, description: str) -> Value:
-    """Return the value of an image: `repository:tag@digest`."""
+def image(path: str, name: str, description: str, *, pinned: bool) -> Value:
+    """Return the value of an image: `repository:tag@digest`. A `pinned` one must have a digest."""
     rest, _, digest = name.partition("@")
     repository, colon, tag = rest.rpartition(":")
     if not colon or "/" in tag:
@@ -142,14 +144,16 @@ def image(path: str, name: str, description: str) -> Value:
         "tag": {"type": "string", "pattern": _TAG, "not": {"const": "latest"}},
         "digest": {"type": "string", "pattern": _DIGEST},
     }
+    # No tag means `latest`.
+    one_of = ("digest",) if pinned else ("tag", "digest")
+    only = "The `digest` is required, the tag is for readers." if pinned else "With a `digest`, the tag is for readers."
     schema = {
         "type": "object",
-        "description": f"{description} With a `digest`, the tag is only for readers. `latest` is refused.",
+        "description": f"{description} {only} `latest` is refused.",
         "additionalProperties": False,
         "required": list(properties),
         "properties": properties,
-        # No tag means `latest`.
-        "anyOf": [{"properties": {one: {"minLength": 1}}} for one in ("tag", "digest")],
+        "anyOf": [{"properties": {one: {"minLength": 1}}} for one in one_of],
     }
     return Value(path, {"repository": repository, "tag": tag, "digest": digest}, schema)
 
@@ -163,6 +167,56 @@ def strings(path: str, default: dict[str, str], description: str, without: Itera
 def objects(path: str, default: list[dict[str, Any]], description: str) -> Value:
     """Return the value of a list of objects that the API server checks."""
     return Value(path, default, {"type": "array", "items": {"type": "object"}, "description": description})
+
+
+def trust(files: Mapping[str, str]) -> list[Value]:
+    """Return the values of the ConfigMap with these files, which names who is trusted."""
+    names = json.loads(files[trust_files.NAMES])
+    texts, of_identity = {"type": "string"}, ["identity", "issuer"]
+    identity = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": of_identity,
+        "properties": {name: {**texts, "minLength": 1} for name in of_identity},
+    }
+    made = [
+        _pem_files(files, trust_files.KEY, "keys", "PUBLIC KEY", "Public keys"),
+        _pem_files(files, trust_files.CERTIFICATE, "certificates", "CERTIFICATE", "Root certificates"),
+        Value(
+            "trust.certificateNames",
+            names["certificate_names"],
+            {
+                "type": "array",
+                "items": texts,
+                "description": "Names of which a certificate below a root must have one.",
+            },
+        ),
+        Value(
+            "trust.identities",
+            names["identities"],
+            {
+                "type": "array",
+                "items": identity,
+                "description": "Identities that Sigstore certified: `identity` and `issuer`.",
+            },
+        ),
+    ]
+    if config := files.get(trust_files.SIGSTORE):
+        description = "The client trust configuration of a Sigstore instance of your own, as JSON."
+        made.append(Value("trust.sigstoreConfig", config, {**texts, "minLength": 1, "description": description}))
+    return made
+
+
+def _pem_files(files: Mapping[str, str], kind: str, key: str, block: str, what: str) -> Value:
+    found = {name.removeprefix(kind): text for name, text in files.items() if name.startswith(kind)}
+    pem = rf"-----BEGIN {block}-----[A-Za-z0-9+/=\s]+-----END {block}-----\s*"
+    schema = {
+        "type": "object",
+        "additionalProperties": {"type": "string", "pattern": rf"^{pem if key == 'keys' else f'({pem})+'}$"},
+        "propertyNames": {"pattern": "^[A-Za-z0-9._-]{1,110}$"},
+        "description": f"{what} in PEM, by name. Only versions that one of `trust` signed are served.",
+    }
+    return Value(f"trust.{key}", found, schema)
 
 
 def tree(values: list[Value]) -> dict[str, Any]:

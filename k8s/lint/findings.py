@@ -28,6 +28,7 @@ Rule = Literal[
     "selector",
     "service-account",
     "spread",
+    "trust",
 ]
 RULES: tuple[Rule, ...] = get_args(Rule)
 

@@ -9,6 +9,7 @@ from tfserving.k8s.lint import containers, gpus, references, workloads
 from tfserving.k8s.lint.findings import Finding
 from tfserving.k8s.lint.manifests import Manifests
 from tfserving.k8s.lint.pod_security import pod_security
+from tfserving.k8s.lint.trust import trust
 
 _RULES: tuple[Callable[[Manifests], Iterator[Finding]], ...] = (
     workloads.autoscaler,
@@ -32,6 +33,7 @@ _RULES: tuple[Callable[[Manifests], Iterator[Finding]], ...] = (
     references.selector,
     workloads.service_account,
     workloads.spread,
+    trust,
 )
 
 

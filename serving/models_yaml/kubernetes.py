@@ -269,6 +269,13 @@ class Kubernetes(Strict):
             pattern=patterns.KUBERNETES_NAME,
         ),
     ] = "models"
+    copy_size: Annotated[
+        str,
+        Field(
+            description="For the component `volume` with `trust`: disk space for a pod's own copies of the versions.",
+            pattern=patterns.DISK_SIZE,
+        ),
+    ] = "10Gi"
     gpu: Annotated[Gpu, Field(description="For the component `gpu`: GPUs and their nodes.")] = Gpu()
     object_store: Annotated[
         ObjectStore | None, Field(description="For the component `object-store`: the place of the models.")

@@ -80,7 +80,6 @@ class ObjectStore(Strict):
             "`eks.amazonaws.com/role-arn`."
         ),
     ] = Field(default_factory=dict)
-    image: Annotated[str, Field(description="The image of k8s/Dockerfile.", pattern=patterns.IMAGE)] = "serving-sync:1"
     interval: Annotated[int, Field(ge=1, le=1800, description="Seconds between checks for new versions.")] = 30
     newest: Annotated[
         int, Field(ge=1, description="Versions of each model that a pod keeps, in addition to those it serves.")

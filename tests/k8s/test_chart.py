@@ -70,8 +70,8 @@ class Chart:
         return done.stderr
 
 
-def chart_of(folder: Path, kubernetes: str) -> Chart:
-    read = fleet(folder, f"{MODELS}kubernetes: {{{kubernetes}}}\n")
+def chart_of(folder: Path, kubernetes: str, more: str = "") -> Chart:
+    read = fleet(folder, f"{MODELS}{more}kubernetes: {{{kubernetes}}}\n")
     names = read.select(())
     writing.write(folder / "chart", files.chart(read, names, Kubectl()))
     return Chart(folder / "chart", objects(render(read, names, Kubectl())))
@@ -93,6 +93,40 @@ def test_helm_makes_what_render_makes(tmp_path: Path, component: str | None) -> 
     image = [] if component in ("volume", "object-store") else ["image: 'fleet:1'"]
     chart = chart_of(tmp_path, ", ".join(filter(None, [*said, *image])))
     assert by_name(chart.template()) == by_name(chart.rendered)
+
+
+def trusting(folder: Path) -> Chart:
+    """A chart of a fleet that trusts a key and a root."""
+    for name, block in (("release.pub", "PUBLIC KEY"), ("root.pem", "CERTIFICATE")):
+        (folder / name).write_text(f"-----BEGIN {block}-----\nTUlJ\n-----END {block}-----\n")
+    images = ", ".join(f"{key}: 'r/{key}:1@{DIGEST}'" for key in ("image", "toolkit_image"))
+    settings = f"components: [object-store], {NEEDED['object-store']}, {images}"
+    more = "trust: {keys: [release.pub], certificates: [root.pem], identities: [{identity: a@b.test, issuer: i}]}\n"
+    return chart_of(folder, settings, more)
+
+
+def test_whom_pods_trust_is_a_value_and_so_is_no_tag(tmp_path: Path) -> None:
+    """Another installation may trust others, but not nobody, and a change replaces the pods."""
+    chart, other = trusting(tmp_path), tmp_path / "other.pub"
+    other.write_text("-----BEGIN PUBLIC KEY-----\nTUlK\n-----END PUBLIC KEY-----\n")
+    made = {(kind, name): one for (kind, name), one in by_name(chart.template()).items() if kind == "ConfigMap"}
+    assert made == {key: one for key, one in by_name(chart.rendered).items() if key[0] == "ConfigMap"}
+    found = chart.template("--set-file", f"trust.keys.other={other}", "--set", r"trust.keys.1-release\.pub=null")
+    (data,) = (one["data"] for one in found if one["metadata"]["name"].startswith("serving-trust-"))
+    assert data["key-other"] == other.read_text()
+    assert sorted(data) == ["certificate-1-root.pem", "key-other", "trust.json"]
+    before, after = (
+        the(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]["tfserving.internal/trust"]
+        for objects in (chart.template(), found)
+    )
+    assert before != after
+    nobody = [f"trust.{key}=null" for key in (r"keys.1-release\.pub", r"certificates.1-root\.pem", "identities")]
+    for words in (["--set", ",".join(nobody)], ["--set", "trust=null"]):
+        assert "trust names nobody" in chart.refusal(*words)
+    (tmp_path / "private").write_text("-----BEGIN EC PRIVATE KEY-----\nTUlK\n-----END EC PRIVATE KEY-----\n")
+    assert "does not match pattern" in chart.refusal("--set-file", f"trust.keys.mine={tmp_path / 'private'}")
+    for image in ("image", "toolkitImage"):
+        assert f"'/{image}/digest': minLength" in chart.refusal("--set", f"{image}.digest=")
 
 
 def test_a_release_has_the_names_of_its_prefix(whole: Chart) -> None:
@@ -171,7 +205,7 @@ def test_each_value_changes_all_places_that_have_it(whole: Chart) -> None:
     assert spec["affinity"] == {"nodeAffinity": {}}
     assert spec["priorityClassName"] == "high"
     assert {one["metadata"]["annotations"]["g"] for one in found if one["kind"] == "Service"} == {"4"}
-    for text in ("bucket/models", "keys", "m.example.com", "registry:5000", "serving-sync"):
+    for text in ("bucket/models", "keys", "m.example.com", "registry:5000", "serving-toolkit:1"):
         assert text not in json.dumps(found), text
 
 

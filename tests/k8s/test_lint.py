@@ -123,6 +123,8 @@ def twice(objects: list[Object]) -> None:
     objects.append(copy.deepcopy(the(objects, "Service")))
 
 
+trusts = changes("spec", "template", "metadata", "annotations", "tfserving.internal/trust", value="0" * 16)
+COPIES = {"name": "more", "command": ["python3", "-m", "tfserving.k8s.sync"], "args": ["s3://b", "/models"]}
 NO_REQUEST = {"requests": {"memory": "1Gi", "ephemeral-storage": "1Gi"}, "limits": {"memory": "1Gi"}}
 BROKEN: list[tuple[str, Callable[[list[Object]], None], str]] = [
     ("autoscaler", changes("spec", "replicas", value=2), "Deployment serving: spec.replicas"),
@@ -198,6 +200,16 @@ BROKEN: list[tuple[str, Callable[[list[Object]], None], str]] = [
         pod("topologySpreadConstraints", 0, "labelSelector", value={"matchLabels": {"a": "b"}}),
         f"{POD}.topologySpreadConstraints[0].labelSelector",
     ),
+    ("trust", trusts, f"{SERVER}.image: got 'tensorflow/serving:2.21.0'"),
+    ("trust", trusts, "others can write to the volume 'models' after"),
+    ("trust", both(trusts, pod("initContainers", value=[COPIES])), f"{POD}.initContainers[0].args: it copies versions"),
+    (
+        "trust",
+        both(trusts, pod("volumes", 0, value={"name": "models", "image": {"reference": "r/models:1"}})),
+        f"{POD}.volumes[0].image.reference: got 'r/models:1'",
+    ),
+    # Another pod has the option.
+    ("trust", pod("initContainers", value=[{**COPIES, "args": ["--trust=/x"]}]), f"{SERVER}.image"),
 ]
 # What the level `restricted` forbids; some need another field to be valid at all.
 INSECURE: list[Callable[[list[Object]], None]] = [

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
-from tfserving.k8s.store import Limits, Store, SyncError
-from tfserving.k8s.sync import MOST_BROKEN, Wanted, main, sync
+from tfserving.foundation.store import Limits, Store, StoreError
+from tfserving.k8s.copying import MOST_BROKEN, Wanted, sync
+from tfserving.k8s.sync import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -42,7 +44,8 @@ def version(folder: Path, number: int = 1, model: str = "digits") -> Path:
 def listed(target: Path, files: dict[str, bytes]) -> None:
     entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     (target / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-    (target / MANIFEST).write_text(sealed({"files": entries}))
+    named = {"model": target.parent.name, "version": int(target.name)}
+    (target / MANIFEST).write_text(sealed({**named, "files": entries}))
 
 
 def sealed(manifest: dict[str, Any]) -> str:
@@ -161,8 +164,8 @@ MANIFESTS: dict[str, tuple[bytes | str, str]] = {
     "a name is nested": (sealed({"files": {**GRAPH, "a/" * 2000 + "b": GRAPH[SAVED_MODEL]}}), "or 32 folders"),
     "a file is a folder": (sealed({"files": {**GRAPH, f"{SAVED_MODEL}/x": GRAPH[SAVED_MODEL]}}), "and as a folder"),
     "a file is there twice": (f'{{"files": {{"a": {{}}, "a": {{"sha256": "{HASH}"}}}}}}', "it has 'a' twice"),
-    "nothing is listed": (sealed({"files": {}}), "must list saved_model.pb"),
-    "it lists itself": (sealed({"files": {**GRAPH, MANIFEST: GRAPH[SAVED_MODEL]}}), "must not list itself"),
+    "nothing is listed": (sealed({"files": {}}), "it does not list saved_model.pb"),
+    "it lists itself": (sealed({"files": {**GRAPH, MANIFEST: GRAPH[SAVED_MODEL]}}), "which can't have a SHA-256 there"),
     "too many files": (
         sealed({"files": {**GRAPH, **{f"f{n}": GRAPH[SAVED_MODEL] for n in range(20)}}}),
         "--max-files is",
@@ -351,9 +354,9 @@ def test_nothing_changes_when_the_store_or_the_configuration_cannot_be_read(plac
     version(places.remote)
     places.sync()
     (tmp_path / "models.config").write_text("model_config_list {")
-    with pytest.raises(SyncError, match=r"cannot read .*models\.config"):
+    with pytest.raises(StoreError, match=r"cannot read .*models\.config"):
         places.sync(Wanted(config=tmp_path / "models.config"))
-    with pytest.raises(SyncError, match="nonsense"):
+    with pytest.raises(StoreError, match="nonsense"):
         Store("nonsense://there")
     assert places.there() == {"digits/1"}
 
@@ -395,6 +398,25 @@ def test_a_process_brings_what_is_published_to_s3_later(
         finally:
             process.terminate()
     assert not list(places.local.glob("*/.tmp-*")) or process.returncode
+
+
+def test_the_probe_of_a_process_that_stopped_fails(tmp_path: Path) -> None:
+    """As the manifests have it."""
+    sync_yaml = yaml.safe_load((ROOT / "k8s/components/object-store/sync.yaml").read_text())
+    (probe,) = (one["livenessProbe"] for one in sync_yaml["spec"]["template"]["spec"]["initContainers"][1:])
+    _, *words, file, minutes = probe["exec"]["command"]
+    alive = tmp_path / Path(file).name
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words, str(alive), minutes]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert run().returncode == 1
+    alive.touch()
+    assert run().returncode == 0
+    late = time.time() - 60 * float(minutes) - 10
+    os.utime(alive, (late, late))
+    assert (run().returncode, "was touched" in run().stderr) == (1, True)
 
 
 def test_tensorflow_is_not_needed() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from tfserving.k8s.images import server_image
 from tfserving.k8s.kubectl import Object
 from tfserving.k8s.names import APP, MANAGER, Names
-from tfserving.k8s.rollout.in_cluster.files import FILES, MODELS, MODELS_YAML
+from tfserving.k8s.published import TRUST_ARGUMENT, TRUST_FOLDER
+from tfserving.k8s.rollout.in_cluster.files import FILES, MODELS, MODELS_YAML, trusted
 from tfserving.serving.config import MODELS_CONFIG
 from tfserving.serving.models_yaml.fleet import Fleet
 
@@ -24,6 +25,8 @@ _REPLACED = 6
 _FINAL_CODES = [1, 2]
 _USER = 10001
 _SYNC = "sync-first"
+# Where the servers' pods have the ConfigMap of their models.
+_MODELS_CONFIG = "/config/models"
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -69,7 +72,7 @@ def _pod(fleet: Fleet, model: str, manifests: Sequence[Object], wait: float) -> 
     volumes, first = _models(fleet, model, manifests)
     words = ["rollout", "resume", model, "--cluster", "--direct", "--no-labels"]
     options = ["--fleet", f"{FILES}/{MODELS_YAML}", "--wait", f"{wait:g}"]
-    items = [{"key": name, "path": name} for name in (MODELS_YAML, MODELS_CONFIG)]
+    items = [{"key": name, "path": name} for name in (MODELS_YAML, MODELS_CONFIG, *trusted(fleet))]
     return {
         "serviceAccountName": ours.account,
         "automountServiceAccountToken": True,
@@ -141,9 +144,10 @@ def _server_spec(manifests: Sequence[Object]) -> dict[str, Any]:
 def _sync(container: dict[str, Any]) -> dict[str, Any]:
     """Return the container that copies the served versions, for both versions of the rollout."""
     changed = copy.deepcopy(container)
-    given = [word for word in changed["args"] if not word.startswith(("--config=", "--newest="))]
-    changed["args"] = [*given, f"--config={FILES}/{MODELS_CONFIG}", "--newest=0"]
-    for mount in changed["volumeMounts"]:
-        if mount["name"] == "models-config":
-            mount.update(name="fleet", mountPath=FILES)
+    given = [word for word in changed["args"] if not word.startswith(("--config=", "--newest=", "--trust="))]
+    trust = [f"--trust={FILES}"] if TRUST_ARGUMENT in changed["args"] else []
+    changed["args"] = [*given, f"--config={FILES}/{MODELS_CONFIG}", "--newest=0", *trust]
+    # Its own files, since the ConfigMaps of the last `apply` may be others.
+    others = [mount for mount in changed["volumeMounts"] if mount["mountPath"] not in (_MODELS_CONFIG, TRUST_FOLDER)]
+    changed["volumeMounts"] = [*others, {"name": "fleet", "mountPath": FILES, "readOnly": True}]
     return changed

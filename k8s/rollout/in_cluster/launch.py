@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tfserving.k8s import deployment
 from tfserving.k8s.hints import recommended
+from tfserving.k8s.images import check_pinned
 from tfserving.k8s.kubectl import CHANGER, Kubectl, KubectlError, Object
 from tfserving.k8s.names import Names
 from tfserving.k8s.rendering import objects, render
@@ -46,6 +47,8 @@ def launch(fleet: Fleet, state: State, settings: Rollout, store: ClusterStore, k
         raise RolloutError(f"the cluster does not serve {model!r}. Start it there with `{recommended('k8s apply')}`.")
     if store.held():
         raise HeldError(f"another process rolls out {model!r} now.")
+    if fleet.trust:
+        check_pinned([("kubernetes.toolkit_image", fleet.kubernetes.toolkit_image)])
     manifests = objects(render(_with_account(fleet), served, kubectl))
     account = [one for one in manifests if one["kind"] in _KINDS and one["metadata"]["name"] == ours.account]
     content = files(fleet, served, state, settings)
