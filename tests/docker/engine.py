@@ -12,6 +12,7 @@ more is removed, so what is kept doesn't grow.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -88,6 +89,23 @@ def started() -> Iterator[str]:
 
     Leaves the machine as it was, and fails when that isn't so.
     """
+    with _alone():
+        yield from _started()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the engine's data: another engine deletes them when it can't use them. The lock ends with the process."""
+    kept().mkdir(parents=True, exist_ok=True)
+    with (kept().parent / "engine.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another Docker Engine of these tests uses {kept()}") from None
+        yield
+
+
+def _started() -> Iterator[str]:
     # Sockets have short names.
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
     before = Machine.now()
