@@ -87,7 +87,6 @@ class Inspection:
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "state", self.state
         if self.manifest:
-            versions = self.manifest.versions
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
             yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
             if self.manifest.made_requests:
@@ -97,7 +96,6 @@ class Inspection:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:
                 yield "options", ", ".join(self.manifest.options)
-            yield "with", f"TensorFlow {versions.tensorflow}, Keras {versions.keras}, Python {versions.python}"
             for name, metric in self.manifest.metrics.items():
                 yield name, str(metric) if isinstance(metric, Metric) else figure(metric)
             if evaluation := self.manifest.evaluation:
