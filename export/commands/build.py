@@ -249,7 +249,7 @@ def _print(exported: Exported, as_json: bool) -> None:
         return
     if exported.same_as is not None:
         click.echo(
-            f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number. "
+            f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number and origin. "
             "--if-changed exports no version in this case.",
             err=True,
         )
