@@ -35,6 +35,7 @@ def read_private_key(path: Path, models: Path | None) -> tuple[EllipticCurvePriv
     """Return the private key in a PEM file, and its password if it has one. Raises SigningError."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = _read(path)
     _check_place(path, models)
