@@ -1,7 +1,4 @@
-"""The chain from a commit to a served version, a line for each link.
-
-    commit ──► builder ──► training data ──► export ──► manifest ──► signature ──► labels ──► servers
-"""
+"""The chain from the commit to a served version: commit, builder, training data, export, manifest, labels, servers."""
 
 from __future__ import annotations
 
@@ -59,9 +56,10 @@ def links(manifest: Manifest, signed: str, use: Use) -> Iterator[tuple[str, str]
     elif len(data) > _SOME:
         yield "training data", f"and {len(data) - _SOME} more"
     main = [f"{name} {made.packages[name]}" for name in (*TENSORFLOWS, "keras") if name in made.packages]
-    with_ = f"tfserving {made.toolkit}, Python {made.python}, {', '.join(main)} and {len(made.packages) - len(main)} more"
+    versions = ", ".join([f"tfserving {made.toolkit}", f"Python {made.python}", *main])
+    more = f"{len(made.packages) - len(main)} more packages"
     on = ", ".join(part for part in (made.platform.system, made.platform.machine, made.platform.cpu) if part)
-    yield "exported", f"{manifest.created.isoformat()} with {with_} packages, on {on}"
+    yield "exported", f"{manifest.created.isoformat()} with {versions} and {more}, on {on}"
     yield "manifest", f"sha256:{manifest.digest}"
     yield "signed", signed
     if use.labels is not None:

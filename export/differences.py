@@ -155,8 +155,8 @@ class VersionDiff:
             sets = [(one.device, one.dtype, _tolerance(one.old), _tolerance(one.new)) for one in self.tolerances]
             yield table("Tolerances", ("device", "dtype", "old", "new"), sets)
         if self.provenance:
-            rows = [(one.what, one.old or "none", one.new or "none") for one in self.provenance]
-            yield table("Provenance", ("", "old", "new"), rows)
+            parts = [(one.what, one.old or "none", one.new or "none") for one in self.provenance]
+            yield table("Provenance", ("part", "old", "new"), parts)
 
 
 def diff_versions(old: Path, new: Path) -> VersionDiff:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class Inspection:
     manifest: Manifest | None
     state: str
     signed: Signed
-    use: Use = Use()
+    use: Use = field(default_factory=Use)
 
     @property
     def total(self) -> int:

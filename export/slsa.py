@@ -85,7 +85,7 @@ def signed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
     public = key.public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

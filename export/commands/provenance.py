@@ -51,8 +51,8 @@ def provenance(
     """Print the provenance of a version for other tools.
 
     It is an in-toto statement with a SLSA provenance predicate, as JSON. Its subjects are the files of the version,
-    which are checked first. With --sign it is a DSSE envelope with that statement. It contains what the export recorded:
-    a signature shows who vouches for it.
+    which are checked first. With --sign it is a DSSE envelope with that statement. It contains what the export
+    recorded: a signature shows who vouches for it.
     """
     from tfserving.export.private_keys import read_private_key
     from tfserving.export.slsa import BUILDER, is_uri, signed, statement

@@ -45,7 +45,7 @@ def _served(manifest: Manifest, server: str) -> list[Served]:
     from tfserving.export.chain import Served
     from tfserving.foundation.labels import canary_name
 
-    url = server.split(",")[0]
+    url = server.partition(",")[0]
     try:
         client = connect(url)
     except ValueError as error:

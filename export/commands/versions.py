@@ -128,9 +128,9 @@ Examples:
 def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Compare two versions.
 
-    OLD and NEW are MODEL/VERSION, MODEL or a folder. The comparison covers signatures, weights, metrics, and the
-    outputs of the same golden requests, and where the versions are from. A change that breaks clients of OLD is marked as breaking. A variable that only
-    has another name is marked as renamed.
+    OLD and NEW are MODEL/VERSION, MODEL or a folder. The comparison covers signatures, weights, metrics, the outputs of
+    the same golden requests, and where the versions are from. A change that breaks clients of OLD is marked as
+    breaking. A variable that only has another name is marked as renamed.
     """
     from tfserving.export.differences import diff_versions
 
