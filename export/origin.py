@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from tfserving import __version__
+import tfserving
 from tfserving.export.git import Checkout, GitError, checkout
 from tfserving.export.packages import imported_packages
 from tfserving.export.provenance import BuilderFile, Platform, Provenance, SourceCommit
@@ -62,7 +62,7 @@ class Origin:
             source=self._source(),
             builder_file=self._builder_file(),
             training_data=with_algorithms(training_data),
-            toolkit=__version__,
+            toolkit=tfserving.__version__,
             python=platform.python_version(),
             packages=dict(sorted(packages.items())),
             platform=this_platform(),
