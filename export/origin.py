@@ -119,7 +119,7 @@ def _cpu() -> str | None:
 
 def _file_of(module: ModuleType | None) -> Path | None:
     """Return the real path of a module's file; None for a module without one, as in a zip file."""
-    name = vars(module).get("__file__") if module else None
+    name = getattr(module, "__dict__", {}).get("__file__")
     path = Path(name).resolve() if isinstance(name, str) else None
     return path if path and path.is_file() else None
 
