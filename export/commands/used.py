@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from urllib.parse import quote, urlsplit
 import click
 
 from tfserving.foundation.command.errors import UNREACHABLE, CommandError
-from tfserving.foundation.manifest import MANIFEST_HEADER
 
 if TYPE_CHECKING:
     from tfserving.export.chain import Served, Use
@@ -77,6 +75,10 @@ def _served(manifest: Manifest, server: str) -> list[Served]:
 
 def _digest(urls: Sequence[str], name: str, version: int) -> str | None:
     """Return the digest of the manifest that a server names over REST, as the embedded server does."""
+    import http.client
+
+    from tfserving.foundation.manifest import MANIFEST_HEADER
+
     url = next((urlsplit(one) for one in urls if one.startswith(("http://", "https://"))), None)
     if url is None:
         return None
