@@ -16,8 +16,8 @@ from tfserving.foundation.command.options import complete_models, fleet_option, 
     epilog="""\b
 Examples:
   tfserving export provenance digits/3
-  tfserving export provenance digits/3 --output digits-3.intoto.json
-  tfserving export provenance digits/3 --sign sign.key --output digits-3.dsse.json"""
+  tfserving export provenance digits/3 --output provenance.json
+  tfserving export provenance digits/3 --sign sign.key"""
 )
 @click.argument("version", metavar="MODEL[/VERSION]|FOLDER", shell_complete=complete_models)
 @fleet_option
