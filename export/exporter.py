@@ -9,7 +9,6 @@ model's folder as it was.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -29,10 +28,12 @@ from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
-from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
+from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, hash_files
 from tfserving.export.measured import Sets, measure
 from tfserving.export.options import Effect, Option
+from tfserving.export.origin import Origin
 from tfserving.export.proof import FreshProcess, Proof
+from tfserving.export.provenance import Provenance
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.signing import Signer, why_not_signed
@@ -115,6 +116,7 @@ def export(
     """
     steps = Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
+    origin = Origin(target.builder, target.project, steps.note)
     source: Source
     what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
     with steps.step("build", what, of_user=builder is not None):
@@ -140,7 +142,9 @@ def export(
         kept = tuple(effect.option for effect in effects if effect.kept)
         proven, sets = _sets(proven, source, machine, staging, steps)
         with steps.step("publish", f"{'signing and ' if target.signer else ''}flushing to disk"):
-            manifest = partial(_manifest, target, source, proven.signatures, machine, sets, kept, steps.left_out)
+            provenance = origin.provenance(source.training_data)
+            made = (target, source, provenance, proven.signatures, machine, sets, kept, steps.left_out)
+            manifest = partial(_manifest, *made)
             path, same_as = _published(target, staging, proven.golden, source, manifest, steps.note)
     return Exported(
         target.model,
@@ -255,6 +259,7 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
 def _manifest(
     target: Target,
     source: Source,
+    provenance: Provenance,
     signatures: dict[str, ServedSignature],
     machine: Machine,
     sets: Sets,
@@ -263,10 +268,6 @@ def _manifest(
     files: dict[str, FileEntry],
     version: int,
 ) -> Manifest:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
     return Manifest(
         model=target.model,
         version=version,
@@ -276,9 +277,7 @@ def _manifest(
         made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,
-        versions=Versions(
-            tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
-        ),
+        provenance=provenance,
         metrics=dict(source.metrics),
         evaluation=_evaluation(source),
         signatures=signatures,

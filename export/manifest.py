@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfserving.export.errors import ExportError
+from tfserving.export.provenance import Provenance
 from tfserving.export.servable import Method, TensorSpec
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.devices import Device
@@ -42,15 +43,6 @@ class ServedSignature(_Strict):
         return f"{self.method} from {inputs} to {outputs}"
 
 
-class Versions(_Strict):
-    """The versions of the software that exported it."""
-
-    tensorflow: str
-    keras: str
-    numpy: str
-    python: str
-
-
 class FileEntry(_Strict):
     """One file of the version."""
 
@@ -61,7 +53,7 @@ class FileEntry(_Strict):
 class Manifest(_Strict):
     """assets.extra/manifest.json of an exported version."""
 
-    format: Annotated[Literal[2], Field(description="The format of this file.")] = 2
+    format: Annotated[Literal[3], Field(description="The format of this file.")] = 3
     model: Annotated[str, Field(description="The name of the model on servers.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
@@ -83,7 +75,7 @@ class Manifest(_Strict):
     options: Annotated[
         tuple[str, ...], Field(description="The options that changed the graph: freeze, optimize, half, xla.")
     ] = ()
-    versions: Versions
+    provenance: Annotated[Provenance, Field(description="Where the version is from. It is recorded, not proven.")]
     metrics: Annotated[
         dict[str, float | Metric],
         Field(description="The metrics that the builder measured, by name: numbers, or numbers with a direction."),
@@ -125,11 +117,6 @@ class Manifest(_Strict):
     ] = {}
     files: Annotated[dict[str, FileEntry], Field(description="All other files, by path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
-
-    @property
-    def source(self) -> str:
-        """The builder or the SavedModel of the export."""
-        return f"by {self.builder}" if self.builder else f"from the SavedModel {self.saved_model}, as it is"
 
     def text(self) -> str:
         """Return the text of the file, with a new digest."""

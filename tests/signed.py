@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tfserving.export.manifest import Manifest, Versions, hash_files
+from tests.manifests import PROVENANCE
+from tfserving.export.manifest import Manifest, hash_files
 from tfserving.export.signing import Signer, key_signer
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE
 
@@ -36,7 +37,7 @@ def with_manifest(version: Path, model: str = "scaled", number: int = 1) -> Path
         version=number,
         created=_WHEN,
         builder="tests.scaled:build",
-        versions=Versions(tensorflow="2.21.0", keras="3.12.0", numpy="2.1.0", python="3.11.0"),
+        provenance=PROVENANCE,
         metrics={},
         signatures={},
         tolerances={},

@@ -59,7 +59,8 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
     for line in (
         r"state +intact: every file is as it was exported",
         r"model +scale, version 1",
-        r"exported +\d{4}-.* by zoo:scale",
+        r"builder +zoo:scale, zoo\.py, sha256:\w{64}",
+        r"exported +\d{4}-.* with tfserving .*",
         r"rows +40",
         r"tolerance float32, cpu +1e-05 \+ 1e-05 of the value",
         r"saved_model.pb +[\d.]+ kB",
