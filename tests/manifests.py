@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from tfserving.export.provenance import Platform, Provenance
 
@@ -16,3 +20,9 @@ PROVENANCE = Provenance(
     platform=Platform(system="Linux", machine="x86_64", libc=None, cpu=None),
     started=datetime(2026, 1, 1, tzinfo=timezone.utc),
 )
+
+
+def sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest with its digest."""
+    empty = json.dumps({**manifest, "digest": ""})
+    return empty.replace('"digest": ""', f'"digest": "{hashlib.sha256(empty.encode()).hexdigest()}"')

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from tests.k8s.followed import Followed, followed, phases_told
 from tests.k8s.load import NOWHERE, Load, Outcome
-from tests.sealing import sealed
+from tests.manifests import sealed
 from tests.servers import ROOT, Served, serve
 from tfserving.cli import tfserving
 from tfserving.clients import connect

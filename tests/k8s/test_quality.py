@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.sealing import sealed
+from tests.manifests import sealed
 from tfserving.clients.results import Signature, TensorInfo
 from tfserving.foundation.evaluation import EvaluationError
 from tfserving.foundation.golden import MANIFEST

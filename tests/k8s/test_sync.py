@@ -17,6 +17,7 @@ import yaml
 
 from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
+from tests.manifests import sealed
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
 from tfserving.foundation.store import Limits, Store, StoreError
@@ -46,12 +47,6 @@ def listed(target: Path, files: dict[str, bytes]) -> None:
     (target / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
     named = {"model": target.parent.name, "version": int(target.name)}
     (target / MANIFEST).write_text(sealed({**named, "files": entries}))
-
-
-def sealed(manifest: dict[str, Any]) -> str:
-    """A manifest with its digest."""
-    empty = json.dumps({**manifest, "digest": ""})
-    return empty.removesuffix('"}') + hashlib.sha256(empty.encode()).hexdigest() + '"}'
 
 
 def config(path: Path, *versions: int, model: str = "digits") -> Path:
