@@ -204,6 +204,10 @@ class Manifest:
             raise ManifestError(f"{self._where} was changed: its digest does not match its contents")
         return content
 
+    def own_sha256(self) -> str:
+        """The SHA-256 of the manifest's file, which a signature lists."""
+        return hashlib.sha256(self._data).hexdigest()
+
     def tensorflow(self) -> str | None:
         """The TensorFlow that exported the version; None when the manifest doesn't name it."""
         versions = self._content.get("versions")
