@@ -9,6 +9,7 @@ from tfserving.export.commands.judge import check, lint
 from tfserving.export.commands.prune import prune
 from tfserving.export.commands.publish import publish
 from tfserving.export.commands.published import fetch
+from tfserving.export.commands.sign import sign
 from tfserving.export.commands.versions import diff, inspect, list_versions
 from tfserving.foundation.command.group import Group
 
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (build, list_versions, inspect, check, lint, diff, prune, publish, fetch):
+for command in (build, list_versions, inspect, check, sign, lint, diff, prune, publish, fetch):
     main.add_command(command)

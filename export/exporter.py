@@ -35,6 +35,7 @@ from tfserving.export.options import Effect, Option
 from tfserving.export.proof import FreshProcess, Proof
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.signing import Signer, why_not_signed
 from tfserving.export.source import Making, Source
 from tfserving.export.staging import Staging
 from tfserving.export.steps import Steps
@@ -45,6 +46,7 @@ from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
+from tfserving.foundation.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Target:
     """A model to export: its name, its builder as 'module:function', and the folder of its versions.
 
     `saved_model`, instead of a builder, is the folder of a SavedModel, which is served as it is. `project` is the
-    working folder of the builder, where its module is found first. The rest is as in models.yaml and as the options of
-    `tfserving export build`.
+    working folder of the builder, where its module is found first. `signer` signs the version, and `trust` verifies the
+    signature of a version that is kept. The rest is as in models.yaml and as the options of `tfserving export build`.
     """
 
     model: str
@@ -68,6 +70,8 @@ class Target:
     partial: bool = False
     saved_model: Path | None = None
     if_changed: bool = False
+    signer: Signer | None = None
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class Exported:
     """An exported version, the effects of options and checkpoint, and the seconds that each step took.
 
     `left_out` lists the edge values that no golden request contains. `same_as` is the previous version if it is the
-    same as this one. It equals `version` when the previous version was kept and no new one was made.
+    same as this one. It equals `version` when the previous version was kept and no new one was made. `signer`
+    signed the new version.
     """
 
     model: str
@@ -88,6 +93,7 @@ class Exported:
     seconds: dict[str, float]
     left_out: tuple[LeftOut, ...]
     same_as: int | None = None
+    signer: str | None = None
 
     @property
     def unchanged(self) -> bool:
@@ -133,7 +139,7 @@ def export(
             proven, effects = prover.prove(effects)
         kept = tuple(effect.option for effect in effects if effect.kept)
         proven, sets = _sets(proven, source, machine, staging, steps)
-        with steps.step("publish", "flushing to disk"):
+        with steps.step("publish", f"{'signing and ' if target.signer else ''}flushing to disk"):
             manifest = partial(_manifest, target, source, proven.signatures, machine, sets, kept, steps.left_out)
             path, same_as = _published(target, staging, proven.golden, source, manifest, steps.note)
     return Exported(
@@ -147,6 +153,7 @@ def export(
         steps.seconds,
         tuple(steps.left_out),
         same_as,
+        None if target.signer is None or int(path.name) == same_as else target.signer.who,
     )
 
 
@@ -201,7 +208,10 @@ def _published(
     manifest: Callable[[dict[str, FileEntry], int], Manifest],
     note: Callable[[str], None],
 ) -> tuple[Path, int | None]:
-    """Publish the staged version, or keep the previous one if it is the same; return the path and the same version."""
+    """Publish the staged version, or keep the previous one if it is the same; return the path and the same version.
+
+    With a signer, only a version that is signed is kept: another may have been changed in ways that don't show.
+    """
     batched = [name for name, signature in source.signatures.items() if signature.batched]
     write_golden(golden, target.model, staging.version_folder, batched)
     if evaluation := source.evaluation:
@@ -209,11 +219,19 @@ def _published(
     files = hash_files(staging.version_folder)
     same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), note)
     if target.if_changed and same_as is not None:
-        return target.folder / str(same_as), same_as
-    path = staging.publish(
-        lambda number: (staging.version_folder / MANIFEST).write_text(manifest(files, number).text())
-    )
-    return path, same_as
+        kept = target.folder / str(same_as)
+        reason = target.signer and why_not_signed(kept, target.signer, target.trust, staging.scratch)
+        if not reason:
+            return kept, same_as
+        note(f"version {same_as} is the same but is not kept: {reason}")
+        same_as = None
+
+    def finish(number: int) -> None:
+        (staging.version_folder / MANIFEST).write_text(manifest(files, number).text())
+        if target.signer:
+            target.signer.sign(staging.version_folder, staging.scratch)
+
+    return staging.publish(finish), same_as
 
 
 def _evaluation(source: Source) -> EvaluationEntry | None:

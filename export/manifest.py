@@ -15,7 +15,7 @@ from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.devices import Device
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
-from tfserving.foundation.manifest import LARGEST_BYTES, EvaluationEntry
+from tfserving.foundation.manifest import LARGEST_BYTES, SIGNATURE, EvaluationEntry
 from tfserving.foundation.quality import Metric
 
 
@@ -144,11 +144,11 @@ class Manifest(_Strict):
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Return size and SHA-256 of every file below `folder` except its manifest, by relative path."""
+    """Return size and SHA-256 of every file below `folder` except its manifest and signature, by relative path."""
     return {
         path.relative_to(folder).as_posix(): _file_entry(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
+        if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)
     }
 
 

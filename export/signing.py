@@ -3,7 +3,7 @@
     the key's file ──► checked, read once, before anything starts ──► signs the manifest's list of files
                                                                   └─► assets.extra/model.sig, a Sigstore bundle
 
-A password comes from the environment or a terminal. No key, password or token is in an argument, a log or an error.
+`tfserving.export.private_keys` reads the keys. No key, password or token is in an argument, a log or an error.
 """
 
 from __future__ import annotations
@@ -11,33 +11,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tfserving.export.errors import ExportError
+from tfserving.export.private_keys import SigningError, check_certificate, read_private_key, without_password
 from tfserving.foundation.extras import missing_for_signatures
-from tfserving.foundation.files import read_bounded
 from tfserving.foundation.manifest import MANIFEST, SIGNATURE, ManifestError, read_manifest_file
-from tfserving.foundation.memory_file import memory_file
-from tfserving.foundation.trust.keys import CURVES, check_sigstore_config, shown
+from tfserving.foundation.trust import Trust, TrustError, accept
+from tfserving.foundation.trust.keys import check_sigstore_config, shown
 from tfserving.foundation.trust.listed import Listed, files_to_sign
-from tfserving.foundation.trust.trusted import TrustError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
-PASSWORD_VARIABLE = "TFSERVING_SIGN_PASSWORD"  # noqa: S105 - the name of a variable
-_LARGEST = 1 << 20
-_EXPECTED = f"expected one of an elliptic curve: {', '.join(CURVES.values())}"
-_MAKE = "`openssl ecparam -name prime256v1 -genkey -noout` makes one"
-
-
-class SigningError(ExportError):
-    """A version can't be signed: the key, the certificate or Sigstore can't be used. It never contains a secret."""
+from tfserving.foundation.version_files import VersionError
 
 
 @dataclass(frozen=True)
@@ -49,15 +35,18 @@ class Signer:
 
     who: str
     public_key: str | None
-    _config: Any
+    _config: Any = field(repr=False)
 
-    def sign(self, folder: Path, scratch: Path) -> None:
+    def sign(self, folder: Path, scratch: Path, digest: str | None = None) -> None:
         """Sign the files that the manifest of the version in `folder` lists; the signature appears whole.
 
-        `scratch` is a folder on the same disk. Raises SigningError, or OSError.
+        `scratch` is a folder on the same disk, `digest` that of the manifest, if the version was checked before.
+        Raises SigningError, or OSError.
         """
         try:
             manifest = read_manifest_file(folder / MANIFEST)
+            if manifest.digest() != (digest or manifest.digest()):
+                raise SigningError(f"{folder} was changed while it was being signed")
             listed = Listed(files_to_sign(manifest), f"{manifest.model()}/{manifest.version()}")
         except ManifestError as error:
             raise SigningError(f"{folder} can't be signed: {error}") from None
@@ -69,6 +58,32 @@ class Signer:
         made.replace(folder / SIGNATURE)
 
 
+def why_not_signed(folder: Path, signer: Signer, trust: Trust | None, scratch: Path) -> str | None:
+    """Return why the version in `folder` does not count as one that `signer` signed; None when it does.
+
+    With `trust` anyone who is trusted may have signed it. Without, only the signature of a key can be verified.
+    `scratch` is a folder for a file.
+    """
+    verifies = trust
+    if verifies is None:
+        if signer.public_key is None:
+            return "without `trust` in models.yaml its signature can't be verified"
+        key = scratch / "signer.pub"
+        key.write_text(signer.public_key)
+        verifies = Trust(keys=(key,))
+    try:
+        found = read_manifest_file(folder / MANIFEST)
+        accept(folder, found.model(), found.version(), verifies)
+    except (ManifestError, VersionError) as error:
+        return str(error) if trust else f"it is not signed by {signer.who}"
+    return None
+
+
+def fingerprint_of(public_key: str) -> str:
+    """Return the SHA-256 of a public key's PEM text, by which signatures name it."""
+    return hashlib.sha256(public_key.encode()).hexdigest()
+
+
 def key_signer(
     key: Path, certificate: Path | None = None, chain: tuple[Path, ...] = (), models: Path | None = None
 ) -> Signer:
@@ -77,18 +92,18 @@ def key_signer(
     `models` is the folder of all versions, where no key may lie. Raises SigningError.
     """
     _require()
-    found, password = _private_key(key, models)
+    found, password = read_private_key(key, models)
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
     from model_signing import signing
 
     pem = found.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    who = f"the key {key} (fingerprint {hashlib.sha256(pem).hexdigest()[:16]})"
+    who = f"the key {key} (fingerprint {fingerprint_of(pem.decode())[:16]})"
     config = _config(signing)
     if certificate is None:
         return Signer(who, pem.decode(), config.use_elliptic_key_signer(private_key=key, password=password))
-    subject = _certificate(certificate, chain)
+    subject = check_certificate(certificate, chain)
     try:
-        with _plain(found, key, password) as readable:
+        with without_password(found, key, password) as readable:
             config.use_certificate_signer(
                 private_key=readable, signing_certificate=certificate, certificate_chain=chain
             )
@@ -161,116 +176,3 @@ def _config(signing: Any) -> Any:
 def _require() -> None:
     if missing := missing_for_signatures("sign"):
         raise SigningError(missing)
-
-
-def _private_key(path: Path, models: Path | None) -> tuple[EllipticCurvePrivateKey, bytes | None]:
-    """Return the private key in a PEM file, and its password if it has one. Raises SigningError."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    data = _read(path)
-    _check_place(path, models)
-    if b"PRIVATE KEY-----" not in data:
-        what = "a public key" if b"PUBLIC KEY-----" in data else "no PEM file"
-        raise SigningError(f"{path} is {what}, expected a private key. {_MAKE}")
-    password = None
-    try:
-        try:
-            key = load_pem_private_key(data, None)
-        except TypeError:
-            password = _password(path)
-            key = load_pem_private_key(data, password)
-    except (ValueError, UnsupportedAlgorithm):
-        # The library's text may show what it read.
-        reason = "its password is wrong, or it is damaged" if password else "it is damaged"
-        raise SigningError(f"the private key {path} can't be read: {reason}") from None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        kind = type(key).__name__.removesuffix("PrivateKey").lstrip("_")
-        raise SigningError(f"{path} is a private key of the kind {kind}, {_EXPECTED}. {_MAKE}")
-    if key.curve.name not in CURVES:
-        raise SigningError(f"{path} is a private key of the curve {key.curve.name}, {_EXPECTED}. {_MAKE}")
-    return key, password
-
-
-def _check_place(path: Path, models: Path | None) -> None:
-    """Raise SigningError for a private key that others can read, or that would be published with the versions."""
-    found = path.stat()
-    # As ssh does: for a file of another user, such as a mounted secret, its owner is responsible.
-    if found.st_uid == os.getuid() and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(found.st_mode)
-        raise SigningError(f"others can read the private key {path}: its mode is {mode:04o}. Run `chmod 600 {path}`")
-    if models and path.resolve().is_relative_to(models.resolve()):
-        raise SigningError(
-            f"the private key {path} is in the folder of the versions, {models}, from where it would be published. "
-            "Move it elsewhere"
-        )
-
-
-def _password(path: Path) -> bytes:
-    """Return the password of a private key, from the environment or from a terminal."""
-    # The processes that this one starts, and builders, don't see it.
-    if found := os.environ.pop(PASSWORD_VARIABLE, ""):
-        return found.encode()
-    if not sys.stdin.isatty():
-        raise SigningError(
-            f"the private key {path} is encrypted. Set its password in the environment variable {PASSWORD_VARIABLE}"
-        )
-    import click
-
-    prompted: str = click.prompt(f"Password of {path}", hide_input=True, err=True)
-    return prompted.encode()
-
-
-def _certificate(path: Path, chain: tuple[Path, ...]) -> str:
-    """Return the subject of the certificate in a PEM file, after checking it and its chain. Raises SigningError."""
-    from cryptography import x509
-
-    for one in (path, *chain):
-        data = _read(one)
-        if b"PRIVATE KEY-----" in data:
-            raise SigningError(f"{one} has a private key, expected certificates only, which are in every signature")
-        try:
-            found = x509.load_pem_x509_certificates(data)
-        except ValueError:
-            raise SigningError(f"{one} is no PEM file of certificates") from None
-        if one == path:
-            certificate, *more = found
-            if more:
-                raise SigningError(f"{one} has {len(found)} certificates, expected one. Name the others in `chain`")
-    try:
-        signs = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
-    except x509.ExtensionNotFound:
-        signs = False
-    with contextlib.suppress(x509.ExtensionNotFound):
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        signs = signs or x509.oid.ExtendedKeyUsageOID.CODE_SIGNING in usage
-    if not signs:
-        raise SigningError(
-            f"the certificate {path} is not for signing: it has neither the key usage digitalSignature nor the "
-            "extended key usage codeSigning"
-        )
-    return shown(certificate.subject.rfc4514_string())
-
-
-@contextlib.contextmanager
-def _plain(key: EllipticCurvePrivateKey, path: Path, password: bytes | None) -> Iterator[Path]:
-    """The path of the private key without a password: with a certificate, the library reads no other."""
-    if password is None:
-        yield path
-        return
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    with memory_file() as file:
-        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        file.seek(0)
-        yield Path(f"/dev/fd/{file.fileno()}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_bounded(path, _LARGEST)
-    except OSError as error:
-        raise SigningError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SigningError(f"{path}: {error}") from None

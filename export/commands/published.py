@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tfserving.export.commands.selection import checked_input, folder_option
-from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
+from tfserving.export.commands.selection import checked_input, fleet_of, folder_option
+from tfserving.export.commands.signers import trust_of, trust_option
+from tfserving.foundation.command.errors import FAILED, CommandError
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ plain_http_option = click.option(
     is_flag=True,
     help="Use HTTP without TLS for a registry that isn't on this machine. Its answers, and your credentials, can be "
     "read by others.",
-)
-trust_option = click.option(
-    "--trust",
-    "keys",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="PEM file of a public key whose signatures are trusted. Repeatable.  [default: `trust` of models.yaml]",
 )
 max_bytes_option = click.option(
     "--max-bytes",
@@ -84,7 +77,7 @@ def fetch(
     wanted: str,
     fleet: Path,
     folder: Path | None,
-    keys: tuple[Path, ...],
+    trust: tuple[Path, ...],
     max_bytes: int,
     max_files: int,
     plain_http: bool,
@@ -104,13 +97,13 @@ def fetch(
     from tfserving.foundation.store import Limits
 
     with checked_input():
-        used = _fleet(fleet)
-        trust = _trust(keys, used)
+        used = fleet_of(fleet)
+        trusted = trust_of(trust, used)
         model, version = _wanted(wanted)
     into = folder or (used.folder if used else Path("models"))
     try:
         with _readable(), opened(source, plain_http) as place, Progress() as progress:
-            fetched = run(place, model, version, into, trust, Limits(max_bytes, max_files), progress.update)
+            fetched = run(place, model, version, into, trusted, Limits(max_bytes, max_files), progress.update)
     except FetchError as error:
         raise CommandError(str(error), FAILED) from None
     click.echo(json.dumps(asdict(fetched), indent=2) if as_json else str(fetched))
@@ -133,8 +126,8 @@ def list_published(
     from tfserving.foundation.store import Limits
 
     with checked_input():
-        fleet = _fleet(file)
-        trust = _trust(keys, fleet)
+        fleet = fleet_of(file)
+        trust = trust_of(keys, fleet)
     limits = Limits()
     with _readable(), opened(source, plain_http) as place:
         chosen = tuple(names) or place.models()
@@ -171,24 +164,6 @@ def _served(name: str, target: Target) -> dict[int, str]:
             return {one.version: one.state for one in client.status(name)}
         except NotFound:
             return {}
-
-
-def _fleet(file: Path) -> Fleet | None:
-    from tfserving.serving.models_yaml.fleet import read_fleet
-
-    return read_fleet(file) if file.exists() else None
-
-
-def _trust(keys: tuple[Path, ...], fleet: Fleet | None) -> Trust | None:
-    from tfserving.foundation.trust import Trust, TrustError, check_trust
-
-    trust = Trust(keys=keys) if keys else fleet.trusted if fleet else None
-    try:
-        if trust is not None:
-            check_trust(trust)
-    except TrustError as error:
-        raise CommandError(str(error), WRONG) from None
-    return trust
 
 
 def _wanted(text: str) -> tuple[str, int | str | None]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfserving.clients.commands.calls import optional_server_options
-from tfserving.export.commands.published import is_place, list_published, plain_http_option, trust_option
-from tfserving.export.commands.selection import checked_input, find_version, folder_option, select
+from tfserving.export.commands.published import is_place, list_published, plain_http_option
+from tfserving.export.commands.selection import checked_input, find_version, fleet_of, folder_option, select
+from tfserving.export.commands.signers import trust_of, trust_option
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def list_versions(
     names: tuple[str, ...],
     fleet: Path,
     folder: Path | None,
-    keys: tuple[Path, ...],
+    trust: tuple[Path, ...],
     newest: int,
     plain_http: bool,
     target: Target | None,
@@ -62,9 +63,9 @@ def list_versions(
     in the manifest with those in the store. Labels are those of models.yaml. --server adds what a server has loaded.
     """
     if names and is_place(names[0]):
-        list_published(names[0], names[1:], fleet, keys, newest, target, plain_http, as_json)
+        list_published(names[0], names[1:], fleet, trust, newest, target, plain_http, as_json)
         return
-    if keys or target or plain_http:
+    if trust or target or plain_http:
         raise click.UsageError(
             "--trust, --server and --plain-http need a URL; `export check` verifies versions on disk"
         )
@@ -129,12 +130,14 @@ Examples:
 def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Show the contents of a version.
 
-    They are its signatures, variables, sizes, golden requests and manifest.
+    They are its signatures, variables, sizes, golden requests and manifest, and who signed it. `trust` in models.yaml
+    verifies that.
     """
     from tfserving.export.inspection import inspect_version
 
     with checked_input():
-        inspection = inspect_version(find_version(version, fleet, folder))
+        trust = trust_of((), fleet_of(fleet))
+        inspection = inspect_version(find_version(version, fleet, folder), trust)
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2))
     else:
