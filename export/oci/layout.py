@@ -5,7 +5,8 @@
        │                                  └─ dev.tfserving.version: manifest.json and model.sig of the version
        └── layer: the version's files, a deterministic tar, compressed
 
-It is a valid image of one layer, so a container runtime can mount it as a volume, whose root is the version's folder.
+It is a valid image of one layer for linux/amd64, so a container runtime can mount it as a volume, whose root is the
+version's folder.
 `oras pull` unpacks the layer too: https://oras.land/docs/how_to_guides/pushing_and_pulling
 
 The configuration has a copy of the version's manifest and signature, so that they can be read without the weights.
@@ -80,8 +81,9 @@ def make_config(copies: Copies) -> bytes:
     if copies.signature is not None:
         own["signature"] = copies.signature.decode(errors="strict")
     config = {
-        "architecture": "unknown",
-        "os": "unknown",
+        # containerd unpacks an image only for the platform of its node. TensorFlow Serving has images for this one.
+        "architecture": "amd64",
+        "os": "linux",
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": [copies.diff_id]},
         COPIES: own,

@@ -129,7 +129,7 @@ def _fetched(
 
             source.fetch(model, version, contents, staging.version_folder, progress)
             now("comparing the files with the manifest")
-            signer = _accepted(staging.version_folder, target, trust)
+            signer = _accepted(staging.version_folder, target, trust, f"{source.url}/{model}/{number}")
             staging.place(number)
     except FileExistsError:
         raise FetchError(f"{target} was created by another program meanwhile, and was not changed") from None
@@ -140,7 +140,7 @@ def _fetched(
 
 def _same(target: Path, contents: Contents, trust: Trust | None, where: str) -> str | None:
     """Return who signed the version that is there, if it is the same one. Raises FetchError for another."""
-    signer = _accepted(target, target, trust)
+    signer = _accepted(target, target, trust, str(target))
     signature = target / SIGNATURE
     here = (target / MANIFEST).read_bytes(), signature.read_bytes() if signature.exists() else None
     if here != (contents.data, contents.signature):
@@ -149,9 +149,9 @@ def _same(target: Path, contents: Contents, trust: Trust | None, where: str) -> 
     return signer
 
 
-def _accepted(folder: Path, target: Path, trust: Trust | None) -> str | None:
+def _accepted(folder: Path, target: Path, trust: Trust | None, where: str) -> str | None:
     try:
         return accept(folder, target.parent.name, int(target.name), trust).signer
     except VersionError as error:
         # The hidden folder is gone when the error is read.
-        raise FetchError(str(error).replace(str(folder), str(target))) from None
+        raise FetchError(str(error).replace(str(folder), where)) from None
