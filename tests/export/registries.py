@@ -39,13 +39,13 @@ REPOSITORY = "team/models"
 
 @contextlib.contextmanager
 def started(folder: Path, **settings: Any) -> Iterator[str]:
-    """Starts a registry that keeps its blobs in `folder`; the address it listens on."""
+    """Starts a registry with its configuration and log in `folder`; the address it listens on."""
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     config = {
         "version": "0.1",
         "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}},
+        "storage": {"inmemory": {}},
         "http": {"addr": address},
         **settings,
     }
