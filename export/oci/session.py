@@ -184,9 +184,13 @@ class Session:
         except requests.exceptions.SSLError as error:
             reason = f"its certificate can't be verified ({_line(error)}). REQUESTS_CA_BUNDLE names a CA's file"
             raise RegistryError(f"{self._shown(url)}: {reason}") from None
-        except requests.exceptions.ConnectionError:
+        except requests.exceptions.ConnectionError as error:
+            # It may be a token server, or where the registry keeps its blobs.
+            parts = urlsplit(str(getattr(error.request, "url", "") or self.origin))
             hint = "" if self._is_plain else ". For a registry without TLS use --plain-http"
-            raise RegistryError(f"{self._place}: no registry can be reached at {self.origin}{hint}") from None
+            raise RegistryError(
+                f"{self._place}: no server can be reached at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{hint}"
+            ) from None
         except requests.exceptions.Timeout:
             raise RegistryError(f"{self._shown(url)}: no answer within {_TIMEOUT[1]} s") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -257,7 +257,7 @@ def test_a_model_whose_name_no_repository_can_have_is_refused_before_anything_is
 def test_no_registry_and_no_version_are_errors_of_one_line(place: Place, tmp_path: Path) -> None:
     got = ["--folder", str(tmp_path / "got")]
     for words, reason in (
-        [["oci://127.0.0.1:9/models", "scaled"], "no registry can be reached at http://127.0.0.1:9"],
+        [["oci://127.0.0.1:9/models", "scaled"], "no server can be reached at http://127.0.0.1:9"],
         [[str(place), "scaled/9"], "has no 9"],
         [[str(place), "scaled"], "has no complete version of scaled"],
         [[str(place), f"scaled@sha256:{'0' * 64}"], f"has no sha256:{'0' * 64}"],
