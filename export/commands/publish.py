@@ -25,7 +25,7 @@ Examples:
 \b
 Object stores need an extra: s3 (s3://) or gs (gs://). Registries need the extra oci.
 Credentials and endpoint are set as for the tools of that cloud.
-Log in to a registry with `docker login`, `podman login` or `oras login`.""",
+Log in to a registry with `docker login` or `oras login`.""",
 )
 @click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
 @click.argument("destination", metavar="DEST")

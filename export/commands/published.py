@@ -61,7 +61,7 @@ Examples:
 
 \b
 Object stores need an extra: s3 (s3://) or gs (gs://). Registries need the extra oci.
-Log in to a registry with `docker login`, `podman login` or `oras login`."""
+Log in to a registry with `docker login` or `oras login`."""
 )
 @click.argument("source", metavar="URL")
 @click.argument("wanted", metavar="MODEL[/VERSION]", shell_complete=complete_models)

@@ -1,6 +1,6 @@
 """Requests to a registry: each is bounded, and credentials go only to the registry and to its token server.
 
-Credentials are those of docker's configuration, which `docker login`, `podman login` and `oras login` write, and
+Credentials are those of docker's configuration, which `docker login` and `oras login` write, and
 oras-py gets a token with them. Its other calls aren't used: they read a layer into memory, have no time limits, send a
 token to whatever host an upload is redirected to, and unpack links.
 """
@@ -213,7 +213,7 @@ class Session:
             first = json.loads(_read(response, _LARGEST_ERROR))["errors"][0]
             text += f" {_one_line(str(first['code']))}: {_one_line(str(first['message']))}"
         if response.status_code in (_UNAUTHORIZED, _FORBIDDEN):
-            text += f". Log in: `docker login {self._place.host}`, `podman login` or `oras login`"
+            text += f". Log in: `docker login {self._place.host}`, or `oras login`"
         return text
 
 
