@@ -20,12 +20,12 @@ Examples:
   tfserving export publish digits/3 /srv/models        /srv/models/digits/3
   tfserving export publish digits s3://bucket/models   the newest version
   tfserving export publish digits/3 gs://bucket/models
-  tfserving export publish digits/3 oci://registry.example/models   registry.example/models/digits:3
+  tfserving export publish digits/3 oci://registry.example/models
 
 \b
-Object stores need an extra: s3 (s3://) or gs (gs://). Registries need the extra oci.
+Object stores need an extra: s3 (s3://) or gs (gs://).
 Credentials and endpoint are set as for the tools of that cloud.
-Log in to a registry with `docker login` or `oras login`.""",
+Registries need the extra oci. Log in with `docker login` or `oras login`.""",
 )
 @click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
 @click.argument("destination", metavar="DEST")

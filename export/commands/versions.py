@@ -26,8 +26,8 @@ Examples:
   tfserving export list
   tfserving export list digits --json
   tfserving export list s3://bucket/models
-  tfserving export list s3://bucket/models digits --server grpc://127.0.0.1:8500
-  tfserving export list oci://registry.example/models digits --trust release.pub""",
+  tfserving export list s3://bucket/models digits --server grpc://10.0.0.1:8500
+  tfserving export list oci://registry.example/models digits --trust sign.pub""",
 )
 @click.argument("names", nargs=-1, metavar="[URL] [MODEL]...", shell_complete=complete_models)
 @fleet_option
