@@ -34,10 +34,10 @@ Registries need the extra oci. Log in with `docker login` or `oras login`.""",
 @plain_http_option
 @json_option
 def publish(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
-    """Copy a version to a folder, an object store or an OCI registry.
+    """Copy a version to a folder, an object store or a registry.
 
-    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder or a URL that fsspec supports. In a
-    registry it is the image DEST/MODEL:VERSION, which can be mounted as an image volume. VERSION is
+    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder or a URL that fsspec supports. In an
+    OCI registry it is the image DEST/MODEL:VERSION, which can be mounted as an image volume. VERSION is
     a number or `latest`, the default. The version is checked before it is copied, and the copy is read back. A server
     never finds half of it. Run the same command again to resume an interrupted copy.
     """

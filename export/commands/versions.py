@@ -26,7 +26,7 @@ Examples:
   tfserving export list
   tfserving export list digits --json
   tfserving export list s3://bucket/models
-  tfserving export list s3://bucket/models digits --server grpc://10.0.0.1:8500
+  tfserving export list s3://bucket/models digits --server grpc://server:8500
   tfserving export list oci://registry.example/models digits --trust sign.pub""",
 )
 @click.argument("names", nargs=-1, metavar="[URL] [MODEL]...", shell_complete=complete_models)
