@@ -54,7 +54,7 @@ def list_versions(
     target: Target | None,
     as_json: bool,
 ) -> None:
-    """List the versions on disk, or those that are published at URL.
+    """List the versions on disk, or those published at a URL.
 
     Each has its labels, the time of its export, and the metrics that the builder measured.
 

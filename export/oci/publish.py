@@ -154,7 +154,12 @@ class _Push:
         if self._registry.has_blob(self._repository, blob):
             return 0
         self._now(f"sending the {what} ({blob.size} bytes)")
-        self._registry.upload(self._repository, blob, content)
+        self._registry.upload(
+            self._repository,
+            blob,
+            content,
+            lambda done: self._now(f"sending the {what}: {done >> 20} of {blob.size >> 20} MiB"),
+        )
         return blob.size
 
     def _require_same(self, there: bytes, copies: Copies) -> str:

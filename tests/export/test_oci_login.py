@@ -15,11 +15,13 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tests.authority import Authority as ServerAuthority
 from tests.export.conftest import ROOT
 from tests.export.registries import started
 from tests.export.test_oci_hostile import Hostile
 from tests.exporting import run_export
 from tests.signed import Authority, tiny_version
+from tfserving.export.oci.place import Place
 
 USER, PASSWORD = "somebody", "right-password"
 # bcrypt of the password.
@@ -164,3 +166,35 @@ def test_a_token_server_issues_a_token_for_each_repository(version: Path, log_in
     asked = {parse_qs(urlsplit(path).query)["scope"][0] for _, path, _ in tokens.seen}
     assert "repository:models/scaled:pull" in asked
     assert any("push" in scope for scope in asked)
+
+
+def test_a_registry_with_tls_needs_a_certificate_of_a_known_authority(
+    version: Path, log_in: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry runs on this machine, where TLS isn't needed: it is used as one elsewhere."""
+    log_in({})
+    monkeypatch.setattr(Place, "is_loopback", False)
+    authority = ServerAuthority(tmp_path)
+    tls = {"certificate": authority.path("server.pem"), "key": authority.path("server.key")}
+    with started(tmp_path, tls=tls) as address:
+        done = publish(version, address)
+        assert done.returncode == 1
+        assert "its certificate can't be verified" in done.stderr
+        assert "REQUESTS_CA_BUNDLE" in done.stderr
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", authority.path("ca.pem"))
+        assert publish(version, address).returncode == 0
+        plain = run_export(ROOT, "publish", str(version), f"oci://{address}/models", "--plain-http")
+        assert plain.returncode == 1
+
+
+def test_a_registry_elsewhere_without_tls_is_refused(
+    with_password: str, version: Path, log_in: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its password isn't sent, unless --plain-http allows it."""
+    log_in({"auths": {with_password: auth()}})
+    monkeypatch.setattr(Place, "is_loopback", False)
+    done = publish(version, with_password)
+    assert done.returncode == 1
+    assert "For a registry without TLS use --plain-http" in done.stderr or "certificate" in done.stderr
+    plain = run_export(ROOT, "publish", str(version), f"oci://{with_password}/models", "--plain-http")
+    assert plain.returncode == 0, plain.stderr
