@@ -1,12 +1,13 @@
 """A version appears whole or not at all.
 
-    models/<name>/.tmp-<random>/      created by enter(), removed at the end or by the next export
-        lock                          locked by the exporter while it runs
-        version/                      the version while it is written and verified
-    models/<name>/<number>/           the new name of version/ after publish()
+    models/<name>/.tmp-<machine>-<random>/   created by enter(), removed at the end or by the next export
+        lock                                 locked by the exporter while it runs
+        version/                             the version while it is written and verified
+    models/<name>/<number>/                  the new name of version/ after publish()
 
 A server ignores folders whose name isn't a number. The kernel releases the lock when its exporter ends in any way, so a
-folder whose lock is free is abandoned.
+folder whose lock is free is abandoned. Not every network file system shows other machines' locks, so a folder of
+another machine is abandoned only when it is a week old.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +29,7 @@ from tfserving.export.errors import ExportError
 from tfserving.foundation.golden import is_version
 
 PREFIX = ".tmp-"
+_WEEK = 7 * 24 * 3600
 # The errors of rename when the target exists.
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -51,8 +56,9 @@ class Staging:
     def __enter__(self) -> Staging:
         try:
             while self._lock < 0:
-                self._folder = self._model_folder / f"{PREFIX}{secrets.token_hex(6)}"
-                self._folder.mkdir(parents=True)
+                self._folder = self._model_folder / _name()
+                # Nobody else may write to a version before it has its name.
+                self._folder.mkdir(mode=0o700, parents=True)
                 self._lock = _lock(self._folder)
             _remove_abandoned(self._model_folder)
             self.version_folder.mkdir()
@@ -107,7 +113,7 @@ class Staging:
 
 def remove_version(version_folder: Path) -> None:
     """Remove a version: it is first hidden from servers at once, then deleted."""
-    folder = version_folder.parent / f"{PREFIX}{secrets.token_hex(6)}"
+    folder = version_folder.parent / _name()
     folder.mkdir()
     lock = _lock(folder)
     version_folder.rename(folder / "version")
@@ -139,10 +145,27 @@ def next_version(model_folder: Path) -> int:
 def _remove_abandoned(model_folder: Path) -> None:
     """Remove the staging folders of exporters that have ended."""
     for folder in model_folder.glob(f"{PREFIX}*"):
-        lock = _lock(folder)
+        lock = _lock(folder) if _is_ours(folder) else -1
         if lock >= 0:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _name() -> str:
+    return f"{PREFIX}{_machine()}-{secrets.token_hex(6)}"
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a staging folder is of this machine, or too old to be in use."""
+    machine, mark, _ = folder.name.removeprefix(PREFIX).partition("-")
+    try:
+        return not mark or machine == _machine() or time.time() - folder.stat().st_mtime > _WEEK
+    except FileNotFoundError:
+        return False
 
 
 def _lock(folder: Path) -> int:
