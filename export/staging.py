@@ -57,9 +57,12 @@ class Staging:
         try:
             while self._lock < 0:
                 self._folder = self._model_folder / _name()
-                # Nobody else may write to a version before it has its name.
-                self._folder.mkdir(mode=0o700, parents=True)
-                self._lock = _lock(self._folder)
+                self._model_folder.mkdir(parents=True, exist_ok=True)
+                # Another exporter that failed may have removed the model's folder again, as it was empty.
+                with contextlib.suppress(FileNotFoundError):
+                    # Nobody else may write to a version before it has its name.
+                    self._folder.mkdir(mode=0o700)
+                    self._lock = _lock(self._folder)
             _remove_abandoned(self._model_folder)
             self.version_folder.mkdir()
         except BaseException:
@@ -123,7 +126,15 @@ def remove_version(version_folder: Path) -> None:
 
 def check_writable(model_folder: Path) -> None:
     """Raise ExportError when versions can't be written to `model_folder`, which may not exist yet."""
-    existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+    while True:
+        existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+        # Another exporter may remove an empty folder meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            _require_writable(existing, model_folder)
+            return
+
+
+def _require_writable(existing: Path, model_folder: Path) -> None:
     if not existing.is_dir():
         raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
     # An attempt finds what permissions don't show: a file system that is read-only or full.
@@ -131,6 +142,8 @@ def check_writable(model_folder: Path) -> None:
     try:
         probe.mkdir()
         probe.rmdir()
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise ExportError(
             f"{existing} can't be written ({error.strerror}), so no version can be written to {model_folder}"
