@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.export import test_publish as publishing
+from tests import object_stores
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.manifests import sealed
 from tests.servers import wait_for
@@ -368,7 +368,7 @@ def test_once_is_an_error_when_what_is_served_is_missing(places: Places, tmp_pat
 
 
 def test_a_process_brings_what_is_published_to_s3_later(
-    store: publishing.Store,  # noqa: F811 - the fixture
+    store: object_stores.Store,  # noqa: F811 - the fixture
     places: Places,
     tmp_path: Path,
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from tfserving.foundation.manifest import (
 from tfserving.foundation.version_files import BESIDE
 
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# The folder of a model with what publishers upload before it is a version.
+PUBLISHING = ".publishing"
 # By protocol of an object store the package that it needs besides fsspec. For other protocols, fsspec names it.
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 # A store that can't be reached is reported within a minute; botocore's defaults take ten.
@@ -124,6 +126,18 @@ class Store:
         with self._reading(f"{self.url}/{model}"):
             return bool(self._system.exists(f"{self._root}/{model}/{version}/{SAVED_MODEL}"))
 
+    def unfinished(self, model: str) -> list[str]:
+        """Return the names of uploads of this model that publishers began. Raises StoreError."""
+        return sorted(self._folders(f"/{model}/{PUBLISHING}"))
+
+    def sizes(self, model: str, version: int) -> dict[str, int]:
+        """Return the size in bytes of every file of a version, by its path there. Raises StoreError."""
+        root = f"{self._root}/{model}/{version}"
+        with self._reading(f"{self.url}/{model}/{version}"):
+            found = self._system.find(root, detail=True)
+        start = f"{root.lstrip('/')}/"
+        return {name.lstrip("/").removeprefix(start): int(info.get("size") or 0) for name, info in found.items()}
+
     def listing(self, model: str, version: int, limits: Limits) -> Listing:
         """Return a version's manifest, and the files that it lists. Raises StoreError when it is invalid."""
         where = f"{self.url}/{model}/{version}"
@@ -154,14 +168,25 @@ class Store:
             raise StoreError(f"{where}: {SIGNATURE} is larger than {most} bytes")
         return data
 
-    def fetch(self, model: str, version: int, listing: Listing, into: Path) -> None:
+    def fetch(
+        self,
+        model: str,
+        version: int,
+        listing: Listing,
+        into: Path,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Copy the files that a version's manifest lists, and check their size and SHA-256.
 
-        The manifest and the signature go with them; the signature isn't verified. Other files are left.
+        The manifest and the signature go with them; the signature isn't verified. Other files are left. `progress` is
+        called with the number of bytes that arrived.
         Raises StoreError for a fault in the store, and OSError when a file can't be written.
         """
+        before = 0
         for name, entry in listing.files.items():
-            self._copy(f"{model}/{version}", name, entry, into / name)
+            for size in self._copy(f"{model}/{version}", name, entry, into / name):
+                progress(before + size)
+            before += entry.size
         beside = {MANIFEST: listing.manifest, SIGNATURE: self.signature(model, version)}
         for name, data in beside.items():
             if data is not None:
@@ -176,7 +201,8 @@ class Store:
             return []
         return [str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory"]
 
-    def _copy(self, version: str, name: str, entry: Entry, local: Path) -> None:
+    def _copy(self, version: str, name: str, entry: Entry, local: Path) -> Iterator[int]:
+        """Copy a file, and yield how many bytes of it are copied."""
         where = f"{self.url}/{version}"
         local.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
@@ -193,6 +219,7 @@ class Store:
                     )
                 digest.update(chunk)
                 copy.write(chunk)
+                yield size
         if (size, digest.hexdigest()) != (entry.size, entry.sha256):
             raise StoreError(
                 f"{where} is incomplete: {name!r}: got {size} bytes of SHA-256 {digest.hexdigest()}, expected "
@@ -208,7 +235,7 @@ class Store:
             there = found.get("size")
             if found["type"] != "file":
                 raise StoreError(f"{where} is incomplete: {name!r} is not a file")
-            if self._is_disk and not _within(remote, f"{self._root}/{version}"):
+            if self._is_disk and not (_within(remote, f"{self._root}/{version}") and _within(remote, self._root)):
                 raise StoreError(f"{where} is incomplete: {name!r} is a link out of the version")
             if size is not None and there is not None and there != size:
                 raise StoreError(f"{where} is incomplete: {name!r}: got {there} bytes, expected {size}")
