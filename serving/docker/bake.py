@@ -1,6 +1,6 @@
 """Building an image that contains models: `tfserving image`.
 
-models.yaml ──► context: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► build by the engine ──► image
+models.yaml ──► context: models/NAME/VERSION, config/, serve-fleet, SBOM, Dockerfile ──► build by the engine ──► image
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.trust import accept
@@ -26,6 +26,7 @@ from tfserving.serving.docker import daemon
 from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving.docker.sbom_of_models import MODELS, sbom_of_models
 from tfserving.serving.engines import EngineError
 from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -37,8 +38,16 @@ LONGEST_DRAIN = 8
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
 
-def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progress) -> tuple[str, str]:
-    """Build an image with the models `names`, which were checked; return its name with the tag, and its id.
+class Baked(NamedTuple):
+    """An image that was built: its name with the tag, its id, and its SBOM as the image contains it."""
+
+    tag: str
+    id: str
+    sbom: str
+
+
+def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progress) -> Baked:
+    """Build an image with the models `names`, which were checked.
 
     Without `tag`, the tag is a hash of the content, so no two images have the same name.
 
@@ -52,14 +61,13 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
         base = find_or_pull(client, fleet.server.image_name, progress)
         versions = [(name, version) for name in names for version in sorted({*loaded(fleet, name)})]
         try:
-            digests = {
-                f"{name}/{version}": accept(
-                    fleet.model_folder(name) / str(version), name, version, fleet.trusted
-                ).digest
+            accepted = {
+                (name, version): accept(fleet.model_folder(name) / str(version), name, version, fleet.trusted)
                 for name, version in versions
             }
         except VersionError as problem:
             raise EngineError(str(problem)) from None
+        digests = {f"{name}/{version}": found.digest for (name, version), found in accepted.items()}
         tag = tag or _tag(fleet, names, digests)
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
@@ -71,7 +79,8 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
         if pulled := base.attrs.get("RepoDigests"):
             labels["org.opencontainers.image.base.digest"] = pulled[0].partition("@")[2]
         progress.line(f"Copying {', '.join(digests)} …")
-        _stage(fleet, names, staged)
+        bill = sbom_of_models(client, tag, fleet.server.image_name, base, accepted)
+        _stage(fleet, names, bill, staged)
         staged.seek(0)
         progress.line(f"Building {tag} on {fleet.server.image_name} …")
         progress.update(f"Building {tag}")
@@ -89,7 +98,7 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
             for event in built:
                 if error := event.get("error"):
                     raise EngineError(f"{tag} can't be built: {error}")
-            return tag, str(client.images.get(tag).id)
+            return Baked(tag, str(client.images.get(tag).id), bill)
 
 
 def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> str:
@@ -101,14 +110,14 @@ def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> st
     return f"serving-{fleet_id(fleet).rpartition('-')[0]}:{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
+def _stage(fleet: Fleet, names: tuple[str, ...], bill: str, into: Any) -> None:
     """Write the build context, a tar without this machine's owners, modes and times."""
     config = container_config(fleet, names)
     # Nothing in an image changes, so the server doesn't poll.
     flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
     serve = serve_script(fleet, flags)
-    texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
+    texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve, f"sbom/{MODELS}": bill}
     texts.update({f"config/{name}": text for name, text in config.files.items()})
     with tarfile.open(fileobj=into, mode="w") as tar:
         for name, text in texts.items():
