@@ -2,7 +2,7 @@
 # and arm64, and with DEVICE=gpu for NVIDIA's GPUs on amd64. Build it from the repository's folder:
 #   docker build --file serving/docker/embedded.Dockerfile .
 # docs/docker.md describes the build arguments.
-ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+ARG PYTHON_IMAGE=python:3.13.15-slim-bookworm@sha256:2325bb286ec344af3e5898cc224b5844e2707ac6e26b1632516fd3edc84a5e26
 ARG DEVICE=cpu
 
 FROM ${PYTHON_IMAGE} AS packages
