@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -79,7 +78,7 @@ def test_an_image_lists_all_that_it_contains(docker: DockerClient, image: str) -
         (ROOT / "requirements.lock").read_text().partition(f"numpy=={numpy['version']}")[2].partition("\nnumpy==")[0]
     )
     assert f"--hash=sha256:{numpy['hashes'][0]['content']}" in locked
-    assert {"license": {"id": "BSD-3-Clause", "acknowledgement": "declared"}} in numpy["licenses"] or numpy["licenses"]
+    assert numpy["licenses"]
     described = bill["metadata"]["component"]
     assert (described["type"], described["name"], described["version"]) == ("container", NAMES[image], __version__)
     assert described["pedigree"]["ancestors"][0]["name"] == PYTHON.partition(":")[0]
@@ -96,8 +95,14 @@ def test_nothing_but_the_list_is_added_to_an_image(docker: DockerClient, image: 
 
 
 def test_the_same_packages_have_the_same_list_at_another_time(docker: DockerClient) -> None:
-    made_with = {"buildargs": {"PYTHON_IMAGE": PYTHON}, "network_mode": "host", "rm": True}
-    stage, _ = docker.images.build(path=str(ROOT), dockerfile=OURS[EMBEDDED_IMAGE], target="sbom", **made_with)
+    stage, _ = docker.images.build(
+        path=str(ROOT),
+        dockerfile=OURS[EMBEDDED_IMAGE],
+        target="sbom",
+        buildargs={"PYTHON_IMAGE": PYTHON},
+        network_mode="host",
+        rm=True,
+    )
     run_before = next(layer["CreatedBy"] for layer in stage.history() if "sbom_of_packages" in layer["CreatedBy"])
     command = "PYTHONPATH=/build" + run_before.partition("PYTHONPATH=/build")[2].replace(
         of(EMBEDDED_IMAGE), "/dev/stdout"
@@ -140,5 +145,4 @@ def test_a_baked_image_lists_its_models_and_refers_to_the_list_of_its_base(fleet
     assert reference["comment"] == f"{of(EMBEDDED_IMAGE)} in this image"
     fleet.toolkit("image", "--sbom", str(fleet.folder / "again.json"))
     assert (fleet.folder / "again.json").read_bytes() == written
-    with contextlib.suppress(Exception):
-        fleet.docker.images.remove(tag)
+    fleet.docker.images.remove(tag, force=True)
