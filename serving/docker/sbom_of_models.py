@@ -36,11 +36,11 @@ def sbom_of_models(
     """Return the SBOM of the image `name`, which has these versions, on `base`. Raises EngineError."""
     pulled = base.attrs.get("RepoDigests") or [""]
     ancestor = image_of(base_name, pulled[0].partition("@")[2], _boms_of(client, base))
-    models = [_model(model, version, accepted) for (model, version), accepted in versions.items()]
+    models = [model_component(model, version, accepted) for (model, version), accepted in versions.items()]
     return written(image_bom(image_of(name), ancestor, models, Bom()))
 
 
-def _model(name: str, version: int, accepted: Accepted) -> Component:
+def model_component(name: str, version: int, accepted: Accepted) -> Component:
     """Return the component of a version; its hash is that of its manifest, which lists its files."""
     properties = {"manifest": f"sha256:{accepted.digest}"} | ({"signer": accepted.signer} if accepted.signer else {})
     return Component(

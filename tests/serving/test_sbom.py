@@ -9,7 +9,10 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from tfserving.foundation.manifest import Manifest
+from tfserving.foundation.trust import Accepted
 from tfserving.serving.docker.sbom import image_bom, image_of, written
+from tfserving.serving.docker.sbom_of_models import model_component
 
 DIGEST = f"sha256:{'ab' * 32}"
 
@@ -52,3 +55,15 @@ def test_the_text_depends_on_the_content_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_the_time_is_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert json.loads(bill())["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
+
+
+@pytest.mark.parametrize("signer", ["the key release.pem", None])
+def test_a_version_is_listed_with_the_digest_of_its_manifest_and_its_signer(signer: str | None) -> None:
+    accepted = Accepted(Manifest(b"{}", "manifest.json"), "cd" * 32, signer)
+    text = written(image_bom(image_of("demo:1"), image_of("base:1"), [model_component("digits", 7, accepted)], Bom()))
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    (one,) = json.loads(text)["components"]
+    assert (one["type"], one["name"], one["version"]) == ("machine-learning-model", "digits", "7")
+    assert one["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
+    properties = {item["name"].partition(":")[2]: item["value"] for item in one["properties"]}
+    assert properties == {"manifest": f"sha256:{'cd' * 32}"} | ({"signer": signer} if signer else {})
