@@ -19,7 +19,7 @@ from packageurl import PackageURL
 
 from tfserving.serving.docker.image_names import tag_and_digest
 
-# Where our images have theirs. Scanners find them by the ending.
+# Where our images have theirs. The ending is that of https://cyclonedx.org/specification/overview/.
 FOLDER, ENDING = "/usr/local/share/sbom", ".cdx.json"
 
 
