@@ -120,6 +120,9 @@ lock: env-dev ## Pin the newest versions of all dependencies.
 	@$(COMPILE) --no-universal --python-platform x86_64-manylinux_2_28 --upgrade --no-deps --python-version 3.11 \
 		--generate-hashes --constraint requirements-dev.lock \
 		--output-file serving/docker/requirements-gpu.lock serving/docker/requirements-gpu.in
+# What writes the images' bills of materials, in a stage of their builds.
+	@$(COMPILE) --upgrade --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
+		--output-file serving/docker/sbom.lock serving/docker/sbom.in
 # Without what draws reports.
 	@$(COMPILE) --upgrade --python-version 3.11 --generate-hashes --constraint requirements-dev.lock \
 		--extra k8s --extra s3 --extra gs --extra oci --extra sign $(addprefix --no-emit-package ,$(PICTURES)) \

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
 from tfserving.clients.metrics import INFERENCE
 from tfserving.k8s.names import BASE_NAME, Names
 from tfserving.serving.models_yaml.fleet import Fleet
+from tfserving.serving.yaml_text import as_yaml
 
 PAGE = "docs/runbooks.md"
 _COUNT, _LATENCY = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
@@ -181,4 +180,4 @@ def manifest(fleet: Fleet) -> str:
         "metadata": {"name": BASE_NAME},
         "spec": {"groups": [{"name": BASE_NAME, "rules": rules(fleet)}]},
     }
-    return head + str(yaml.safe_dump(made, sort_keys=False, width=1 << 20, allow_unicode=True))
+    return head + as_yaml(made, width=1 << 20)

@@ -12,14 +12,12 @@ Envoy that the pod ends, and it has no admin interface.
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-import yaml
 
 from tfserving.serving.config import in_container
 from tfserving.serving.envoy import EXTENSIONS, TIMEOUT, address, endpoints, listener
 from tfserving.serving.models_yaml.kubernetes import Kubernetes, in_bytes
+from tfserving.serving.yaml_text import as_yaml
 
 FILE = "envoy.yaml"
 GRPC, REST, ALIVE = 8600, 8601, 8602
@@ -45,9 +43,7 @@ _ACTIONS = "envoy.overload_actions"
 
 def configuration(settings: Kubernetes) -> str:
     """Return the file for `envoy --config-path`."""
-    # Without the references that YAML has for a value that occurs twice.
-    plain = json.loads(json.dumps(_configuration(settings)))
-    return yaml.safe_dump(plain, sort_keys=False, width=120)
+    return as_yaml(_configuration(settings))
 
 
 def _configuration(settings: Kubernetes) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from tfserving.serving.config import MODELS_CONFIG, in_container, server_config
 from tfserving.serving.config_messages import text
 from tfserving.serving.health import HEALTH
 from tfserving.serving.models_yaml.fleet import Fleet, FleetError
+from tfserving.serving.yaml_text import as_yaml
 
 HERE = Path(__file__).parent
 _SERVER_CONFIG = "/config/server"
@@ -163,7 +164,7 @@ def _rolled_out(folder: Path, fleet: Fleet, names: tuple[str, ...]) -> None:
         patches=argo_rollouts.patches(fleet, names),
         replacements=argo_rollouts.replacements(fleet),
     )
-    (folder / ARGO_ROLLOUTS / "more.yaml").write_text(yaml.safe_dump_all(more))
+    (folder / ARGO_ROLLOUTS / "more.yaml").write_text(as_yaml(*more))
 
 
 def _kustomization(folder: Path, **content: Any) -> None:

@@ -150,7 +150,7 @@ def test_a_machine_without_a_fitting_python_is_told_what_is_needed(project: Path
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "serving/docker/sbom.lock"])
 def test_a_lock_pins_every_package_with_hashes_and_names_no_address(name: str) -> None:
     assert "://" not in (ROOT / name).read_text()
     assert entries(name)

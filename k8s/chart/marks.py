@@ -14,13 +14,13 @@ from typing import Any
 
 import yaml
 
+from tfserving.serving.yaml_text import Dumper, as_yaml
+
 # Letters and digits: a mark is a valid part of every name, and YAML never quotes it.
 _MARK = "zq{0}q{1}z"
 _ANY = re.compile(r"zq(\d)q(\d+)z")
 _SETTING, _PLAIN, _BLOCK = range(3)
 _BLOCK_LINE = re.compile(rf"( *)zq{_BLOCK}q(\d+)z:.*")
-# Booleans and numbers of YAML 1.1 that PyYAML writes without quotes are among these.
-_AMBIGUOUS = re.compile(r"[yYnN~]|[-+.]?\d.*")
 _STYLE: dict[str, Any] = {
     "width": 1 << 20,
     "allow_unicode": True,
@@ -72,22 +72,6 @@ def optional(field: str, value: str) -> Block:
     return Block((f"{{{{- with {value} }}}}", *whole(field, ".").lines, "{{- end }}"))
 
 
-class Dumper(yaml.SafeDumper):
-    """Writes YAML that Helm's parser reads as the same values.
-
-    The parser follows YAML 1.1 more closely than PyYAML: `y` is a boolean, and `12e4` a number.
-    """
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - as PyYAML calls it
-        """Write each object where it stands."""
-        return True
-
-
-def _text(dumper: Dumper, data: str) -> yaml.Node:
-    style = "|" if "\n" in data else "'" if _AMBIGUOUS.fullmatch(data) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
 class _Marking(Dumper):
     """Writes expressions and blocks as marks, which it lists in `found`."""
 
@@ -102,14 +86,13 @@ def _mark(dumper: _Marking, data: Expression | Block) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", _MARK.format(kind, len(dumper.found) - 1))
 
 
-Dumper.add_representer(str, _text)
 _Marking.add_representer(Expression, _mark)
 _Marking.add_representer(Block, _mark)
 
 
 def dumped(content: Any) -> str:
     """Return `content` as YAML for Helm."""
-    return str(yaml.dump(content, Dumper=Dumper, **_STYLE))
+    return as_yaml(content, width=_STYLE["width"])
 
 
 def template(content: Any, within: dict[str, str]) -> str:

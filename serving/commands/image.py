@@ -8,6 +8,7 @@ import click
 
 from tfserving.foundation.command.options import fleet_option, models_argument
 from tfserving.foundation.command.progress import Progress
+from tfserving.foundation.files import written_whole
 from tfserving.serving.commands.failures import before_it_starts, while_it_runs
 from tfserving.serving.commands.missing import export_missing, without_version
 from tfserving.serving.commands.options import export_option, say
@@ -18,18 +19,26 @@ from tfserving.serving.commands.options import export_option, say
 Examples:
   tfserving image --tag registry.example.com/digits:3
   docker run --read-only --tmpfs /tmp -p 127.0.0.1:8500:8500 \\
-    registry.example.com/digits:3"""
+    registry.example.com/digits:3
+  tfserving image --tag registry.example.com/digits:3 --sbom digits.cdx.json"""
 )
 @models_argument
 @fleet_option
 @click.option("--tag", help="The name and tag of the image.  [default: serving-FOLDER and a hash of the content]")
+@click.option(
+    "--sbom",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the image's bill of materials, CycloneDX as JSON, to FILE as well.",
+)
 @export_option
-def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool) -> None:
+def image(names: tuple[str, ...], fleet: Path, tag: str | None, sbom: Path | None, no_export: bool) -> None:
     """Build an image that contains the models.
 
     The image contains copies of the versions that are served, their
     configuration and flags. Each copy is compared with its manifest, and if
-    models.yaml has `trust`, somebody of it must have signed it.
+    models.yaml has `trust`, somebody of it must have signed it. A bill of
+    materials lists them, in /usr/local/share/sbom.
     """
     from tfserving.serving import engines
     from tfserving.serving.docker import bake, daemon
@@ -46,5 +55,8 @@ def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool)
         engines.refuse(problems(read, names), say)
     with while_it_runs(), Progress() as progress:
         progress.update("Building the image")
-        tag, digest = bake.bake(read, names, tag, progress)
-    click.echo(f"{tag}  {digest}")
+        baked = bake.bake(read, names, tag, progress)
+        if sbom:
+            with written_whole(sbom) as file:
+                file.write(baked.sbom.encode())
+    click.echo(f"{baked.tag}  {baked.id}")

@@ -20,7 +20,6 @@ from typing import Any
 
 from tfserving.serving.compose import envoy as proxy
 from tfserving.serving.compose.services import (
-    as_yaml,
     bind,
     envoy,
     envoy_service,
@@ -43,6 +42,7 @@ from tfserving.serving.docker.container import PREFIX, arguments, user
 from tfserving.serving.engines import EngineError, Plan, address
 from tfserving.serving.health import HEALTH, METRICS_FOLDER, health_script_over_rest
 from tfserving.serving.models_yaml.server import Envoy, TlsFiles
+from tfserving.serving.yaml_text import as_yaml
 
 COMPOSE = "compose.yaml"
 # Variables of rendered files.

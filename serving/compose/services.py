@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tfserving.serving.compose import envoy as proxy
 from tfserving.serving.config import METRICS_PATH, SERVE, in_container
 from tfserving.serving.docker.container import user
@@ -14,6 +12,7 @@ from tfserving.serving.engines import Plan, address
 from tfserving.serving.health import METRICS_FOLDER
 from tfserving.serving.models_yaml.fleet import FleetError
 from tfserving.serving.models_yaml.server import Envoy
+from tfserving.serving.yaml_text import as_yaml
 
 DASHBOARD = Path(__file__).with_name("dashboard.json")
 _NOBODY = "65534:65534"
@@ -150,8 +149,3 @@ def bind(source: str, target: str) -> dict[str, Any]:
         "target": target,
         "read_only": True,
     }
-
-
-def as_yaml(value: Any) -> str:
-    """Return a value as YAML."""
-    return yaml.safe_dump(value, sort_keys=False, width=120)

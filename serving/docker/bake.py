@@ -1,7 +1,7 @@
 """Building an image that contains models: `tfserving image`.
 
 models/NAME/VERSION ──copy──► accept ──┐
-models.yaml ──► context: config/, serve-fleet, Dockerfile, the copies ──► build by the engine ──► image
+models.yaml ──► context: config/, serve-fleet, SBOM, Dockerfile, the copies ──► build by the engine ──► image
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfserving.foundation.command.progress import Progress
 from tfserving.foundation.temporary import temporary_folder
@@ -28,6 +28,7 @@ from tfserving.serving.docker import daemon
 from tfserving.serving.docker.container import PREFIX
 from tfserving.serving.docker.image import find_or_pull
 from tfserving.serving.docker.image_names import is_embedded
+from tfserving.serving.docker.sbom_of_models import MODELS, sbom_of_models
 from tfserving.serving.engines import EngineError
 from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.fleet import Fleet
@@ -40,8 +41,16 @@ LONGEST_DRAIN = 8
 DOCKERFILE = Path(__file__).with_name("Dockerfile")
 
 
-def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progress) -> tuple[str, str]:
-    """Build an image with the models `names`, which were checked; return its name with the tag, and its id.
+class Baked(NamedTuple):
+    """An image that was built: its name with the tag, its id, and its SBOM as the image contains it."""
+
+    tag: str
+    id: str
+    sbom: str
+
+
+def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progress) -> Baked:
+    """Build an image with the models `names`, which were checked.
 
     Without `tag`, the tag is a hash of the content, so no two images have the same name.
 
@@ -56,16 +65,20 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
         base = find_or_pull(client, fleet.server.image_name, progress, by_digest=fleet.trust is not None)
         with temporary_folder("copies of the versions", "image-") as folder:
             copied, versions = _copied(fleet, names, folder, progress)
-            _stage(copied, names, staged)
-        digests = {name: accepted.digest for name, accepted in versions.items()}
-        tag = tag or _tag(fleet, names, digests)
+            digests = {f"{name}/{version}": accepted.digest for (name, version), accepted in versions.items()}
+            tag = tag or _tag(fleet, names, digests)
+            bill = sbom_of_models(client, tag, fleet.server.image_name, base, versions)
+            _stage(copied, names, bill, staged)
+        signed = {version: one for version, one in versions.items() if one.signer}
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
             "org.opencontainers.image.created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "org.opencontainers.image.base.name": fleet.server.image_name,
             PREFIX: "fleet",
             **{f"{PREFIX}.manifest.{name}": f"sha256:{digest}" for name, digest in digests.items()},
-            **{f"{PREFIX}.signer.{name}": one.signer for name, one in versions.items() if one.signer},
+            **{
+                f"{PREFIX}.signer.{name}/{number}": one.signer for (name, number), one in versions.items() if one.signer
+            },
         }
         if pulled := base.attrs.get("RepoDigests"):
             labels["org.opencontainers.image.base.digest"] = pulled[0].partition("@")[2]
@@ -86,24 +99,24 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
             for event in built:
                 if error := event.get("error"):
                     raise EngineError(f"{tag} can't be built: {error}")
-            return tag, str(client.images.get(tag).id)
+            return Baked(tag, str(client.images.get(tag).id), bill)
 
 
 def _copied(
     fleet: Fleet, names: tuple[str, ...], folder: Path, progress: Progress
-) -> tuple[Fleet, dict[str, Accepted]]:
-    """Copy the versions that servers load to `folder`; return the fleet of copies, and each by MODEL/VERSION.
+) -> tuple[Fleet, dict[tuple[str, int], Accepted]]:
+    """Copy the versions that servers load to `folder`; return the fleet of copies, and each by model and number.
 
     Raises EngineError when one isn't accepted.
     """
     versions = {name: sorted({*loaded(fleet, name)}) for name in names}
-    titles = {f"{name}/{number}": (name, number) for name, numbers in versions.items() for number in numbers}
-    progress.line(f"Copying {', '.join(titles)} …")
+    all_of_them = [(name, number) for name, numbers in versions.items() for number in numbers]
+    progress.line(f"Copying {', '.join(f'{name}/{number}' for name, number in all_of_them)} …")
     accepted = {}
     try:
-        for title, (name, number) in titles.items():
-            source = fleet.model_folder(name) / str(number)
-            accepted[title] = copy_accepted(source, folder / title, name, number, fleet.trusted, progress.update)
+        for name, number in all_of_them:
+            source, copy = fleet.model_folder(name) / str(number), folder / name / str(number)
+            accepted[name, number] = copy_accepted(source, copy, name, number, fleet.trusted, progress.update)
     except VersionError as problem:
         raise EngineError(str(problem)) from None
     return fleet.with_copies(folder, versions), accepted
@@ -118,14 +131,14 @@ def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> st
     return f"serving-{fleet_id(fleet).rpartition('-')[0]}:{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def _stage(fleet: Fleet, names: tuple[str, ...], into: Any) -> None:
+def _stage(fleet: Fleet, names: tuple[str, ...], bill: str, into: Any) -> None:
     """Write the build context, a tar without this machine's owners, modes and times."""
     config = container_config(fleet, names)
     # Nothing in an image changes, so the server doesn't poll.
     flags = [flag for flag in config.flags if "_poll_wait_seconds" not in flag and "--drain_seconds" not in flag]
     flags += ["--file_system_poll_wait_seconds=0", "--enable_profiler=false"]
     serve = serve_script(fleet, flags)
-    texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve}
+    texts = {"Dockerfile": DOCKERFILE.read_text(), "serve-fleet": serve, f"sbom/{MODELS}": bill}
     texts.update({f"config/{name}": text for name, text in config.files.items()})
     with tarfile.open(fileobj=into, mode="w") as tar:
         for name, text in texts.items():

@@ -15,8 +15,12 @@ from tfserving.serving.models_yaml.errors import shown
 # The release whose messages this toolkit uses, and whose image is the default.
 TENSORFLOW_SERVING = "2.21.0"
 IMAGE = f"tensorflow/serving:{TENSORFLOW_SERVING}"
+# The digests are those of the images' indexes, for all architectures: docs/provenance.md has their sources.
+PROMETHEUS = "prom/prometheus:v3.15.0@sha256:efd719c99d83b060d9daefdcf00360461adf279f45ef5391f8d111892118753e"
+NODE_EXPORTER = "prom/node-exporter:v1.12.1@sha256:1b4e4438faca4dd7e001dd445d161a4a2091b0fededa84093b3a8dfeae1f1be0"
+GRAFANA = "grafana/grafana:13.2.3@sha256:b28bae15e219c998fb0e0424ed724930cc61b1f61fb404d47c862f9a23f9e572"
 # Of Compose, and of pods.
-ENVOY = "envoyproxy/envoy:v1.40.0"
+ENVOY = "envoyproxy/envoy:v1.39.3@sha256:dd85940439de19a0b6ae8419610363ea0ad351d9a994ea007161c206ec1e1865"
 
 # The largest number in the configuration of TensorFlow Serving and of Docker.
 _MOST = (1 << 31) - 1
@@ -135,9 +139,7 @@ class Envoy(Strict):
 class Compose(Strict):
     """The services that `tfserving compose up` starts beside the server."""
 
-    prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=patterns.IMAGE)] = (
-        "prom/prometheus:v3.16.0"
-    )
+    prometheus: Annotated[str, Field(description="The image of Prometheus.", pattern=patterns.IMAGE)] = PROMETHEUS
     prometheus_port: Annotated[int, Field(ge=1, le=65535, description="The port where Prometheus listens.")] = 9090
     memory_exporter: Annotated[
         str | None,
@@ -145,9 +147,9 @@ class Compose(Strict):
             description="The image of node-exporter, which exports the server's memory to Prometheus. `null`: none.",
             pattern=patterns.IMAGE,
         ),
-    ] = "prom/node-exporter:v1.12.1"
+    ] = NODE_EXPORTER
     grafana: Annotated[str | None, Field(description="The image of Grafana. `null`: none.", pattern=patterns.IMAGE)] = (
-        "grafana/grafana:13.2.3"
+        GRAFANA
     )
     grafana_port: Annotated[int, Field(ge=1, le=65535, description="The port where Grafana listens.")] = 3000
     envoy: Annotated[Envoy | None, Field(description="TLS and traffic splits for REST. Default: none.")] = None

@@ -33,7 +33,8 @@ from tests.docker.machine import ENVIRONMENT, Machine
 from tests.servers import wait_for
 from tfserving.serving.docker.image_names import EMBEDDED
 from tfserving.serving.models_yaml.kubernetes import Kubernetes
-from tfserving.serving.models_yaml.server import ENVOY, IMAGE, TENSORFLOW_SERVING, Compose
+from tfserving.serving.models_yaml.server import ENVOY as PINNED_ENVOY
+from tfserving.serving.models_yaml.server import IMAGE, NODE_EXPORTER, PROMETHEUS, TENSORFLOW_SERVING
 
 ROOT = Path(__file__).resolve().parents[2]
 # The mirror that this machine uses, and what it trusts.
@@ -44,6 +45,10 @@ DEBIAN = ("mmdebstrap", "--quiet", "--variant=apt", "--include=python3,python3-p
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLKIT = str(Kubernetes.model_fields["toolkit_image"].default)
 EMBEDDED_IMAGE = f"{EMBEDDED}:{TENSORFLOW_SERVING}"
+# An image that is built here can't have the digest of a registry's, so models.yaml of the tests names these.
+WATCHER, MEMORY, ENVOY = (name.partition("@")[0] for name in (PROMETHEUS, NODE_EXPORTER, PINNED_ENVOY))
+# Of `compose:`, without Grafana, which is not built here.
+COMPOSE = f"grafana: null, prometheus: '{WATCHER}', memory_exporter: '{MEMORY}'"
 # The repository's own images and their Dockerfiles.
 OURS = {EMBEDDED_IMAGE: "serving/docker/embedded.Dockerfile", TOOLKIT: "k8s/Dockerfile"}
 # The stand-in, with the entry point of the real image: a shell that keeps signals to itself.
@@ -214,13 +219,11 @@ def _build_stand_in(client: DockerClient) -> None:
 def _build_others(host: str) -> set[str]:
     """What Compose runs beside the server; returns the tags."""
     with contextlib.closing(DockerClient(host, timeout=600)) as client:
-        compose = Compose()
-        _build(client, compose.prometheus, _watching_dockerfile())
-        assert compose.memory_exporter
-        client.images.get(compose.prometheus).tag(compose.memory_exporter)
+        _build(client, WATCHER, _watching_dockerfile())
+        client.images.get(WATCHER).tag(MEMORY)
         envoy = Path(str(files("envoy") / "_bin/envoy"))
         _build(client, ENVOY, f"FROM {BASE}\nCOPY envoy /usr/local/bin/envoy\n", {"envoy": envoy})
-        return {compose.prometheus, compose.memory_exporter, ENVOY}
+        return {WATCHER, MEMORY, ENVOY}
 
 
 def _base(client: DockerClient) -> str:

@@ -19,6 +19,7 @@ from docker import DockerClient
 
 from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
+from tests.docker.engine import COMPOSE, ENVOY
 from tests.servers import free_ports, wait_for
 from tfserving.clients import Tls, connect
 from tfserving.serving.compose.services import DASHBOARD
@@ -34,10 +35,11 @@ class Watched(Fleet):
     envoy_port: int
 
     def say_split(self, percent: int) -> None:
-        envoy = f"{{port: {self.envoy_port}, certificate: server.pem, key: server.key, split: {{scaled: {percent}}}}}"
+        split = f"split: {{scaled: {percent}}}"
+        envoy = f"{{image: '{ENVOY}', port: {self.envoy_port}, certificate: server.pem, key: server.key, {split}}}"
         self.say(
             f"{SCALED}    labels: {{stable: 1, canary: 2}}\n"
-            f"compose: {{grafana: null, prometheus_port: {self.prometheus_port}, envoy: {envoy}}}\n"
+            f"compose: {{{COMPOSE}, prometheus_port: {self.prometheus_port}, envoy: {envoy}}}\n"
         )
 
     def query(self, expression: str) -> list[Any]:

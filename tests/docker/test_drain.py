@@ -18,6 +18,7 @@ from docker import DockerClient
 
 from tests.authority import Authority
 from tests.docker.conftest import SCALED, Fleet, make_fleet, remove_all
+from tests.docker.engine import COMPOSE, ENVOY
 from tests.docker.test_up import await_line
 from tests.servers import free_ports, wait_for
 from tfserving.clients import connect
@@ -213,8 +214,8 @@ def test_compose_ends_envoy_first_and_what_came_through_it_is_answered(
     fleet = make_fleet(docker, docker_host, exported, tmp_path)
     Authority(fleet.folder)
     port, prometheus = free_ports(2)
-    envoy = f"{{port: {port}, certificate: server.pem, key: server.key}}"
-    fleet.say(f"{SCALED}compose: {{grafana: null, prometheus_port: {prometheus}, envoy: {envoy}}}\n")
+    envoy = f"{{image: '{ENVOY}', port: {port}, certificate: server.pem, key: server.key}}"
+    fleet.say(f"{SCALED}compose: {{{COMPOSE}, prometheus_port: {prometheus}, envoy: {envoy}}}\n")
     trust = ssl.create_default_context(cafile=fleet.folder / "ca.pem")
     url = f"https://localhost:{port}{PREDICT}"
 

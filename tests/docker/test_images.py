@@ -60,11 +60,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(20)
 
 
-def small_image(docker: DockerClient, name: str) -> str:
+def small_image(docker: DockerClient, name: str, command: str = "nothing") -> str:
     """An image with one file, in a registry and not here; its digest."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
-        data = b"FROM scratch\nCOPY Dockerfile /\nCMD nothing\n"
+        data = f"FROM scratch\nCOPY Dockerfile /\nCMD {command}\n".encode()
         info = tarfile.TarInfo("Dockerfile")
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))
@@ -94,6 +94,23 @@ def test_an_image_is_pulled_by_tag_and_by_digest(fleet: Fleet, registry: str) ->
     assert (
         f"Error: {name}:2.20.0 is not in the registry. The newest release there is {name}:2.21.0. Set " in done.stderr
     )
+
+
+def test_attack_a_tag_that_was_moved_in_the_registry_does_not_change_a_pinned_image(
+    fleet: Fleet, registry: str
+) -> None:
+    name = f"{registry}/moved/serving:2.21.0"
+    pinned = small_image(fleet.docker, name, "wanted")
+    fleet.say(f"{SCALED}server: {{image: '{name}@{pinned}'}}\n")
+    moved = small_image(fleet.docker, name, "attacker")
+    assert moved != pinned
+    # The image has no server, so it doesn't start.
+    fleet.up(code=1)
+    repository = name.rpartition(":")[0]
+    assert [
+        (image.attrs["RepoDigests"], image.attrs["Config"]["Cmd"]) for image in fleet.docker.images.list(repository)
+    ] == [([f"{repository}@{pinned}"], ["/bin/sh", "-c", "wanted"])]
+    fleet.docker.images.remove(f"{repository}@{pinned}", force=True)
 
 
 def test_the_newest_release_that_a_registry_has_is_named(fleet: Fleet, registry: str) -> None:

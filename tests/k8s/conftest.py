@@ -9,14 +9,14 @@ import pytest
 
 from tests.cluster import policies
 from tests.cluster.node import Cluster
-from tests.docker.engine import TOOLKIT
+from tests.docker.engine import ENVOY, TOOLKIT
 from tests.k8s.deployed import KUBERNETES, Pods, at_version_1, unapplied
 from tests.servers import wait_for
-from tfserving.serving.models_yaml.server import ENVOY
 
 PROXIED = (
     "kubernetes: {{namespace: {0}, components: [volume, proxy, monitoring], clients: labelled, "
-    "replicas: 1, max_replicas: 1, monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4}}\n"
+    "replicas: 1, max_replicas: 1, monitoring: {{namespace: {0}-watching}}, cpu: 50m, memory: 1Gi, drain_seconds: 4, "
+    f"proxy: {{{{image: '{ENVOY}'}}}}}}}}\n"
 )
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from tests.cluster.network import NODE
 from tests.cluster.node import Cluster
+from tests.docker.engine import WATCHER
 from tests.servers import free_ports
 from tfserving.k8s.figures import HASH
 from tfserving.k8s.pods import REST_PORT
 from tfserving.serving.config import METRICS_PATH
-from tfserving.serving.models_yaml.server import Compose
 
-IMAGE = Compose().prometheus
+IMAGE = WATCHER
 PORT = 9090
 _NAME = "prometheus"
 _SERVERS = "--selector=app.kubernetes.io/name=tensorflow-serving"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import yaml
-
 from tfserving.k8s.configuration import cluster_models_config, labelled
 from tfserving.k8s.rollout.state import State
 from tfserving.k8s.rollout.target import RolloutError
@@ -16,6 +14,7 @@ from tfserving.serving.config_messages import text
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.models_yaml.rollout import Rollout
 from tfserving.serving.models_yaml.trust import TrustSettings
+from tfserving.serving.yaml_text import as_yaml
 
 # Where the pod has the models, and its files.
 MODELS = "/models"
@@ -87,4 +86,4 @@ def _models_yaml(fleet: Fleet, settings: Rollout) -> str:
     if fleet.trust:
         content["trust"] = _trust(fleet.trust, trusted(fleet))
     content["rollout"] = settings.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(content, sort_keys=False)
+    return as_yaml(content)
