@@ -30,6 +30,7 @@ from tfserving.foundation.golden import is_version
 
 PREFIX = ".tmp-"
 _WEEK = 7 * 24 * 3600
+_TRIES = 20
 # The errors of rename when the target exists.
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -126,28 +127,24 @@ def remove_version(version_folder: Path) -> None:
 
 def check_writable(model_folder: Path) -> None:
     """Raise ExportError when versions can't be written to `model_folder`, which may not exist yet."""
-    while True:
+    for _ in range(_TRIES):
         existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
-        # Another exporter may remove an empty folder meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            _require_writable(existing, model_folder)
+        if not existing.is_dir():
+            raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
+        # An attempt finds what permissions don't show: a file system that is read-only or full.
+        probe = existing / f"{PREFIX}{secrets.token_hex(6)}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            # Another exporter may remove an empty folder meanwhile.
+            reason = error.strerror
+            if isinstance(error, FileNotFoundError):
+                continue
+            break
+        else:
             return
-
-
-def _require_writable(existing: Path, model_folder: Path) -> None:
-    if not existing.is_dir():
-        raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
-    # An attempt finds what permissions don't show: a file system that is read-only or full.
-    probe = existing / f"{PREFIX}{secrets.token_hex(6)}"
-    try:
-        probe.mkdir()
-        probe.rmdir()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ExportError(
-            f"{existing} can't be written ({error.strerror}), so no version can be written to {model_folder}"
-        ) from None
+    raise ExportError(f"{existing} can't be written ({reason}), so no version can be written to {model_folder}")
 
 
 def next_version(model_folder: Path) -> int:

@@ -69,7 +69,6 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
             tag = tag or _tag(fleet, names, digests)
             bill = sbom_of_models(client, tag, fleet.server.image_name, base, versions)
             _stage(copied, names, bill, staged)
-        signed = {version: one for version, one in versions.items() if one.signer}
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
             "org.opencontainers.image.created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

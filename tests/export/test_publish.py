@@ -169,8 +169,10 @@ def test_an_object_store_gets_saved_model_pb_last(large: Path, store: Store, buc
 
 
 def test_a_publish_to_an_object_store_killed_half_way_has_no_version_and_goes_on(
-    large: Path, store: Store, bucket: str
+    large: Path, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that the large file is copied in several parts, too.
+    monkeypatch.setattr("tfserving.export.objects._PART", 50 << 20)
     command = ["model/1", f"s3://{bucket}/models", "--folder", str(large)]
     process = start(command, store.env)
     # The large file is sent in parts: it is killed when the first of them is there.

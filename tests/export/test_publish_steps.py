@@ -180,7 +180,9 @@ def test_each_request_may_be_the_last_and_another_publisher_completes_the_versio
         process.kill()
         if decided and decided_at is None:
             decided_at = requests
-        assert Store("memory://store").complete("scale", 1) == (SAVED_MODEL in final(system))
+        store = Store("memory://store")
+        assert store.complete("scale", 1) == (SAVED_MODEL in final(system))
+        assert store.versions("scale") == [1] * decided, "an upload is no version"
         last = ObjectPublisher(other, Objects(system), "/store", "memory://store/scale/1", lambda _: None)
         if decided:
             with pytest.raises(PublishError, match=f"is another version, of digest {first.digest}"):

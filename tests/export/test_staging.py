@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_the_folder_of_a_dead_exporter_is_removed(tmp_path: Path) -> None:
     assert left.name.startswith(PREFIX)
     stage(tmp_path)
     assert [child.name for child in tmp_path.iterdir()] == ["1"]
+
+
+def test_the_folder_of_another_machine_is_left_until_it_is_a_week_old(tmp_path: Path) -> None:
+    # Its lock may be one that this machine can't see.
+    folder = tmp_path / f"{PREFIX}0000abcd-0123456789ab"
+    folder.mkdir()
+    (folder / "lock").touch()
+    stage(tmp_path)
+    assert folder.exists()
+    week = time.time() - 8 * 24 * 3600
+    os.utime(folder, (week, week))
+    stage(tmp_path)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("content", [[], ["version/saved_model.pb"], ["lock"]], ids=["empty", "no lock", "lock only"])

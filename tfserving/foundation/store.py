@@ -7,6 +7,7 @@ size in the manifest, and rejected as soon as it is larger.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -77,6 +78,8 @@ def file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
     from fsspec.utils import get_protocol
 
+    # It logs an error with its traceback before raising it.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
         system, root = url_to_fs(url, **(_S3 if _PACKAGES.get(get_protocol(url)) == "s3fs" else {}))
     except ImportError:
