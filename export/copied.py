@@ -11,12 +11,12 @@ from pathlib import Path
 from tfserving.export.errors import ExportError
 from tfserving.foundation.evaluation import ROWS
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, versions_on_disk
-from tfserving.foundation.manifest import DEEPEST_NAME, LONGEST_NAME
+from tfserving.foundation.manifest import DEEPEST_NAME, LONGEST_NAME, SIGNATURE
 
 # The parts of a SavedModel (https://www.tensorflow.org/guide/saved_model), and the file that tf.keras adds.
 PARTS = (SAVED_MODEL, "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra")
-# The files that an export writes itself.
-WRITTEN = (MANIFEST, RECORDS, ROWS, WARMUP)
+# The files that an export writes itself. A signature is about another version.
+WRITTEN = (MANIFEST, RECORDS, ROWS, SIGNATURE, WARMUP)
 # Each takes about 150 bytes of the manifest, which may have 4 MiB.
 MOST_FILES = 10_000
 

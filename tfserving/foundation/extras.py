@@ -48,6 +48,11 @@ def missing_for_store(url: str) -> str:
     return f"{url}: {protocol}:// needs a Python package that is not installed. {remedy}"
 
 
+def missing_for(extra: str, what: str) -> str:
+    """Return the sentence that names the extra which `what` needs."""
+    return f"{what} needs a Python package that is not installed. Install the extra {extra!r}: {how_to_install(extra)}."
+
+
 def how_to_install(extras: str) -> str:
     """Return the command that installs `extras` (with commas between them) into this environment, in backticks.
 
