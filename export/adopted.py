@@ -57,7 +57,7 @@ class Adopted:
     def __init__(self, folder: Path) -> None:
         """Read the SavedModel in `folder`. Raises ExportError when it can't be read and copied.
 
-        The metrics and labelled rows of a version of this toolkit are kept. Such a version must be intact.
+        The metrics, labelled rows and training data of a version of this toolkit are kept. Such a version must be intact.
         """
         self._folder = folder
         self._files = files_of(folder)
@@ -67,10 +67,12 @@ class Adopted:
         # The signatures whose golden requests contain random values of their dtypes and shapes.
         self.made: tuple[str, ...] = ()
         self.metrics: Mapping[str, float | Metric] = {}
+        self.training_data: Mapping[str, str] = {}
         self.evaluation: Evaluation | None = None
         if (folder / MANIFEST).exists():
             manifest = check_files(folder)
             self.metrics = manifest.metrics
+            self.training_data = manifest.provenance.training_data
             # Shapes don't always show it.
             self._unbatched |= {*manifest.unbatched}
             try:

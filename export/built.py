@@ -86,6 +86,11 @@ class Built:
         """The labelled rows, if there are any."""
         return self._servable.evaluation
 
+    @property
+    def training_data(self) -> Mapping[str, str]:
+        """The digests of what it was trained on, by name."""
+        return self._servable.training_data
+
     def prepare(self, previous: Mapping[str, ServedSignature] | None, allow: Collection[str]) -> list[Finding]:
         """Trace its functions, restore the checkpoint, and return the findings of lint about the signatures."""
         self._functions = savedmodel.trace(self._servable, allow)

@@ -11,8 +11,9 @@ from tfserving.export.proof import FreshProcess, Proof, prove
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.tolerances import Judge
 from tfserving.foundation.devices import device_kind
-from tfserving.foundation.golden import GoldenError, read_golden
-from tfserving.foundation.version_files import VersionError, judge
+from tfserving.foundation.golden import GoldenError, is_version, read_golden
+from tfserving.foundation.trust import Trust, accept
+from tfserving.foundation.version_files import VersionError
 
 
 class CheckError(ExportError):
@@ -24,9 +25,21 @@ def check_files(folder: Path) -> Manifest:
 
     Raises CheckError, or ManifestError when the manifest itself is missing or was changed.
     """
+    return check_signed(folder, None)[0]
+
+
+def check_signed(folder: Path, trust: Trust | None) -> tuple[Manifest, str | None]:
+    """Return the manifest of the version in `folder` as `check_files` does, and who of `trust` signed it.
+
+    With `trust`, a version in a folder MODEL/NUMBER must be that one. Raises CheckError or ManifestError.
+    """
     manifest = read_manifest(folder)
+    named = (manifest.model, manifest.version)
+    place = folder.absolute()
+    if trust and is_version(place.name):
+        named = (place.parent.name, int(place.name))
     try:
-        judge(folder)
+        accepted = accept(folder, *named, trust)
     except VersionError as error:
         raise CheckError(str(error)) from None
     signatures = read_signatures(folder)
@@ -37,7 +50,7 @@ def check_files(folder: Path) -> Manifest:
     ]
     if problems:
         raise CheckError("\n  ".join([f"{folder} was changed since its export:", *problems]))
-    return manifest
+    return manifest, accepted.signer
 
 
 def check_golden(folder: Path, manifest: Manifest) -> Proof:

@@ -8,6 +8,7 @@ from tfserving.export.commands.build import build
 from tfserving.export.commands.judge import check, lint
 from tfserving.export.commands.prune import prune
 from tfserving.export.commands.publish import publish
+from tfserving.export.commands.sign import sign
 from tfserving.export.commands.versions import diff, inspect, list_versions
 from tfserving.foundation.command.group import Group
 
@@ -35,5 +36,5 @@ def main() -> None:
     """
 
 
-for command in (build, list_versions, inspect, check, lint, diff, prune, publish):
+for command in (build, list_versions, inspect, check, sign, lint, diff, prune, publish):
     main.add_command(command)

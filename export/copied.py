@@ -15,7 +15,7 @@ from tfserving.foundation.manifest import DEEPEST_NAME, LONGEST_NAME, SIGNATURE
 
 # The parts of a SavedModel (https://www.tensorflow.org/guide/saved_model), and the file that tf.keras adds.
 PARTS = (SAVED_MODEL, "fingerprint.pb", "keras_metadata.pb", "variables", "assets", "assets.extra")
-# The files that an export writes itself. A signature is about another version.
+# The files that an export writes itself.
 WRITTEN = (MANIFEST, RECORDS, ROWS, SIGNATURE, WARMUP)
 # Each takes about 150 bytes of the manifest, which may have 4 MiB.
 MOST_FILES = 10_000

@@ -9,7 +9,6 @@ model's folder as it was.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -29,13 +28,16 @@ from tfserving.export.errors import ExportError, ServableError
 from tfserving.export.findings import Rules
 from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
-from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, Versions, hash_files
+from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, hash_files
 from tfserving.export.measured import Sets, measure
 from tfserving.export.mlflow.model import MlflowModel
 from tfserving.export.options import Effect, Option
+from tfserving.export.origin import Origin
 from tfserving.export.proof import FreshProcess, Proof
+from tfserving.export.provenance import Provenance
 from tfserving.export.records import write_golden
 from tfserving.export.savedmodel import read_signatures
+from tfserving.export.signing import Signer, why_not_signed
 from tfserving.export.source import Making, Source
 from tfserving.export.staging import Staging
 from tfserving.export.steps import Steps
@@ -46,6 +48,7 @@ from tfserving.foundation.evaluation import write_evaluation
 from tfserving.foundation.golden import MANIFEST, GoldenRequest, versions_on_disk
 from tfserving.foundation.manifest import EvaluationEntry
 from tfserving.foundation.quality import MEASURES, Metric
+from tfserving.foundation.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Target:
 
     `saved_model`, instead of a builder, is the folder of a SavedModel, which is served as it is. `mlflow` is the model
     of MLflow that it is from, or whose Keras file the builder loads. `project` is the working folder of the builder,
-    where its module is found first. The rest is as in models.yaml and as the options of `tfserving export build`.
+    where its module is found first. `signer` signs the version, and `trust` verifies the signature of a version that is
+    kept. The rest is as in models.yaml and as the options of `tfserving export build`.
     """
 
     model: str
@@ -70,6 +74,8 @@ class Target:
     saved_model: Path | None = None
     mlflow: MlflowModel | None = None
     if_changed: bool = False
+    signer: Signer | None = None
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Exported:
     """An exported version, the effects of options and checkpoint, and the seconds that each step took.
 
     `left_out` lists the edge values that no golden request contains. `same_as` is the previous version if it is the
-    same as this one. It equals `version` when the previous version was kept and no new one was made.
+    same as this one. It equals `version` when the previous version was kept and no new one was made. `signer`
+    signed the new version.
     """
 
     model: str
@@ -90,6 +97,7 @@ class Exported:
     seconds: dict[str, float]
     left_out: tuple[LeftOut, ...]
     same_as: int | None = None
+    signer: str | None = None
 
     @property
     def unchanged(self) -> bool:
@@ -111,6 +119,7 @@ def export(
     """
     steps = Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
+    origin = Origin(target.builder, target.project, steps.note)
     source: Source
     what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
     with steps.step("build", what, of_user=builder is not None):
@@ -137,8 +146,10 @@ def export(
             proven, effects = prover.prove(effects)
         kept = tuple(effect.option for effect in effects if effect.kept)
         proven, sets = _sets(proven, source, machine, staging, steps)
-        with steps.step("publish", "flushing to disk"):
-            manifest = partial(_manifest, target, source, proven.signatures, machine, sets, kept, steps.left_out)
+        with steps.step("publish", f"{'signing and ' if target.signer else ''}flushing to disk"):
+            provenance = origin.provenance(source.training_data)
+            made = (target, source, provenance, proven.signatures, machine, sets, kept, steps.left_out)
+            manifest = partial(_manifest, *made)
             path, same_as = _published(target, staging, proven.golden, source, manifest, steps.note)
     return Exported(
         target.model,
@@ -151,6 +162,7 @@ def export(
         steps.seconds,
         tuple(steps.left_out),
         same_as,
+        None if target.signer is None or int(path.name) == same_as else target.signer.who,
     )
 
 
@@ -208,7 +220,10 @@ def _published(
     manifest: Callable[[dict[str, FileEntry], int], Manifest],
     note: Callable[[str], None],
 ) -> tuple[Path, int | None]:
-    """Publish the staged version, or keep the previous one if it is the same; return the path and the same version."""
+    """Publish the staged version, or keep the previous one if it is the same; return the path and the same version.
+
+    With a signer, only a version that is signed is kept: another may have been changed in ways that don't show.
+    """
     batched = [name for name, signature in source.signatures.items() if signature.batched]
     write_golden(golden, target.model, staging.version_folder, batched)
     if evaluation := source.evaluation:
@@ -216,11 +231,19 @@ def _published(
     files = hash_files(staging.version_folder)
     same_as = same_version(target.folder, staging.version_folder, manifest(files, 1), note)
     if target.if_changed and same_as is not None:
-        return target.folder / str(same_as), same_as
-    path = staging.publish(
-        lambda number: (staging.version_folder / MANIFEST).write_text(manifest(files, number).text())
-    )
-    return path, same_as
+        kept = target.folder / str(same_as)
+        reason = target.signer and why_not_signed(kept, target.signer, target.trust, staging.scratch)
+        if not reason:
+            return kept, same_as
+        note(f"version {same_as} is the same but is not kept: {reason}")
+        same_as = None
+
+    def finish(number: int) -> None:
+        (staging.version_folder / MANIFEST).write_text(manifest(files, number).text())
+        if target.signer:
+            target.signer.sign(staging.version_folder, staging.scratch)
+
+    return staging.publish(finish), same_as
 
 
 def _evaluation(source: Source) -> EvaluationEntry | None:
@@ -250,6 +273,7 @@ def _origin(target: Target) -> str | None:
 def _manifest(
     target: Target,
     source: Source,
+    provenance: Provenance,
     signatures: dict[str, ServedSignature],
     machine: Machine,
     sets: Sets,
@@ -258,10 +282,6 @@ def _manifest(
     files: dict[str, FileEntry],
     version: int,
 ) -> Manifest:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
     return Manifest(
         model=target.model,
         version=version,
@@ -271,9 +291,7 @@ def _manifest(
         made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,
-        versions=Versions(
-            tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__, python=platform.python_version()
-        ),
+        provenance=provenance,
         metrics=dict(source.metrics),
         evaluation=_evaluation(source),
         signatures=signatures,

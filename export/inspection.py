@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from tfserving.export.check import check_files
+from tfserving.export.check import check_files, check_signed
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
 from tfserving.export.rows import batch_of
@@ -17,10 +17,14 @@ from tfserving.export.savedmodel import read_signatures
 from tfserving.export.tolerances import tolerance_text
 from tfserving.export.variables import Variable, Variables
 from tfserving.foundation.devices import DEVICES
+from tfserving.foundation.extras import missing_for_signatures
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, WARMUP, GoldenError, read_golden, request_of
+from tfserving.foundation.manifest import SIGNATURE
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.quality import Metric, figure
 from tfserving.foundation.records import RecordError, read_records
+from tfserving.foundation.trust import Trust, TrustError
+from tfserving.foundation.trust.bundle import read_bundle
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,6 +36,25 @@ NOT_SENT = {
     "differs": "left out, because the served graph and the model's Python code return different outputs",
 }
 PARTS = (SAVED_MODEL, "variables", "assets", "assets.extra")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A version's signature: who it names, which proves nothing, and who of those that are trusted made it.
+
+    `names` is None when there is no signature, `by` when none was verified. `problem` is why.
+    """
+
+    names: str | None = None
+    by: str | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        if self.by:
+            return f"by {self.by}, which is trusted"
+        if self.problem or self.names is None:
+            return self.problem or "no"
+        return f"names {self.names}; not verified, because models.yaml has no `trust`"
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,7 @@ class Inspection:
     warmup: Mapping[str, tuple[int, ...]]
     manifest: Manifest | None
     state: str
+    signed: Signed
 
     @property
     def total(self) -> int:
@@ -60,6 +84,7 @@ class Inspection:
         return {
             "path": str(self.path),
             "state": self.state,
+            "signed": asdict(self.signed),
             "signatures": {name: signature.model_dump() for name, signature in self.signatures.items()},
             "variables": [
                 {"name": variable.name, "dtype": variable.dtype, "shape": variable.shape} for variable in self.variables
@@ -86,8 +111,8 @@ class Inspection:
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "state", self.state
+        yield "signed", str(self.signed)
         if self.manifest:
-            versions = self.manifest.versions
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
             yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
             if self.manifest.made_requests:
@@ -97,7 +122,6 @@ class Inspection:
                 yield "checkpoint", self.manifest.checkpoint
             if self.manifest.options:
                 yield "options", ", ".join(self.manifest.options)
-            yield "with", f"TensorFlow {versions.tensorflow}, Keras {versions.keras}, Python {versions.python}"
             for name, metric in self.manifest.metrics.items():
                 yield name, str(metric) if isinstance(metric, Metric) else figure(metric)
             if evaluation := self.manifest.evaluation:
@@ -131,8 +155,11 @@ def _left_out(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"edge values, {name}", f"{NOT_SENT.get(why, why)}: {', '.join(edges)}"
 
 
-def inspect_version(folder: Path) -> Inspection:
-    """Return the contents of the SavedModel in `folder`. Raises ExportError when it can't be read."""
+def inspect_version(folder: Path, trust: Trust | None = None) -> Inspection:
+    """Return the contents of the SavedModel in `folder`, and who of `trust` signed it.
+
+    Raises ExportError when it can't be read.
+    """
     signatures = read_signatures(folder)
     manifest, state = None, "no manifest: another program wrote it, so it can't be verified"
     if (folder / MANIFEST).exists():
@@ -151,7 +178,23 @@ def inspect_version(folder: Path) -> Inspection:
         _warmup(folder, manifest.unbatched if manifest else ()),
         manifest,
         state,
+        _signed(folder, trust),
     )
+
+
+def _signed(folder: Path, trust: Trust | None) -> Signed:
+    """Return who signed the version in `folder`."""
+    if not (folder / SIGNATURE).exists() and trust is None:
+        return Signed()
+    if missing := missing_for_signatures("export inspect"):
+        return Signed(problem=f"not read: {missing}")
+    names = None
+    try:
+        bundle = read_bundle(folder)
+        names = bundle.claimed if bundle else None
+        return Signed(names, check_signed(folder, trust)[1] if trust else None)
+    except (ExportError, TrustError) as error:
+        return Signed(names, problem=str(error))
 
 
 def _variables(folder: Path) -> tuple[Variable, ...]:

@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfserving.export.errors import ExportError
+from tfserving.export.provenance import Provenance
 from tfserving.export.servable import Method, TensorSpec
 from tfserving.foundation.compare import Tolerance
 from tfserving.foundation.devices import Device
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
-from tfserving.foundation.manifest import LARGEST_BYTES, EvaluationEntry
+from tfserving.foundation.manifest import LARGEST_BYTES, SIGNATURE, EvaluationEntry
 from tfserving.foundation.quality import Metric
 
 
@@ -42,15 +43,6 @@ class ServedSignature(_Strict):
         return f"{self.method} from {inputs} to {outputs}"
 
 
-class Versions(_Strict):
-    """The versions of the software that exported it."""
-
-    tensorflow: str
-    keras: str
-    numpy: str
-    python: str
-
-
 class FileEntry(_Strict):
     """One file of the version."""
 
@@ -61,7 +53,7 @@ class FileEntry(_Strict):
 class Manifest(_Strict):
     """assets.extra/manifest.json of an exported version."""
 
-    format: Annotated[Literal[2], Field(description="The format of this file.")] = 2
+    format: Annotated[Literal[3], Field(description="The format of this file.")] = 3
     model: Annotated[str, Field(description="The name of the model on servers.")]
     version: Annotated[int, Field(ge=1)]
     created: Annotated[datetime, Field(description="When it was exported, in UTC.")]
@@ -83,7 +75,7 @@ class Manifest(_Strict):
     options: Annotated[
         tuple[str, ...], Field(description="The options that changed the graph: freeze, optimize, half, xla.")
     ] = ()
-    versions: Versions
+    provenance: Annotated[Provenance, Field(description="Where the version is from. It is recorded, not proven.")]
     metrics: Annotated[
         dict[str, float | Metric],
         Field(description="The metrics that the builder measured, by name: numbers, or numbers with a direction."),
@@ -144,11 +136,11 @@ class Manifest(_Strict):
 
 
 def hash_files(folder: Path) -> dict[str, FileEntry]:
-    """Return size and SHA-256 of every file below `folder` except its manifest, by relative path."""
+    """Return size and SHA-256 of every file below `folder` except its manifest and signature, by relative path."""
     return {
         path.relative_to(folder).as_posix(): _file_entry(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
+        if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)
     }
 
 

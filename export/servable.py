@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from tfserving.export import training_data
 from tfserving.export.errors import ServableError
 from tfserving.foundation.quality import MEASURES, Evaluation, Metric, is_number
 from tfserving.foundation.tensors import BY_NAME, Array, dtype_of
@@ -117,6 +118,9 @@ class Servable:
     `metrics` are written to the manifest. A `Metric` declares which direction is better; for a number, a rollout takes
     it from the name. `evaluation` has labelled rows, with which a rollout measures the served versions.
 
+    `training_data` has a digest of what it was trained on, by the name of each data set: a SHA-256, `ALGORITHM:DIGITS`,
+    `git:COMMIT`, or what `tfserving.export.training_data.digest_of` returns. It is written to the manifest.
+
     `checkpoint` has the arguments of `tf.train.Checkpoint` in training that are exported from a checkpoint, if they are
     not `{"model": module}`.
     """
@@ -127,6 +131,7 @@ class Servable:
     metrics: Mapping[str, float | Metric] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    training_data: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ServableError with every declaration that can't be served, one in each line."""
@@ -141,6 +146,7 @@ class Servable:
         for name, value in self.metrics.items():
             if not isinstance(value, Metric) and not is_number(value):
                 yield f"metrics[{name!r}]: expected a finite number, got {value!r} (convert numpy's with float(...))"
+        yield from training_data.problems(self.training_data)
         if self.evaluation is not None:
             yield from _evaluation_problems(self.evaluation, self.signatures)
         for name, signature in self.signatures.items():

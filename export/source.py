@@ -61,6 +61,10 @@ class Source(Protocol):
         """Labelled rows, if there are any."""
 
     @property
+    def training_data(self) -> Mapping[str, str]:
+        """The digests of what it was trained on, by name, as far as it is known."""
+
+    @property
     def made(self) -> tuple[str, ...]:
         """The signatures whose golden requests contain random values."""
 

@@ -1,7 +1,8 @@
 """Whether a new version is the same as the newest one on disk, for clients and servers.
 
 The comparison covers the graph without the names of its parts, variables, assets, golden and warm-up requests, labelled
-rows, and the manifest without numbers and dates. Cheap comparisons come first: the old version's files are read only if
+rows, and the manifest without numbers, dates and provenance: another commit or package that makes the same content
+makes the same version. Cheap comparisons come first: the old version's files are read only if
 the manifests and the checksums of variables are equal.
 """
 
@@ -20,7 +21,7 @@ from tfserving.export.variables import Variables
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL, versions_on_disk
 
 # Fields that differ between equal versions. The version of TensorFlow is also in the graph.
-_OWN = {"version", "created", "versions", "files", "digest", "saved_model", "measured"}
+_OWN = {"version", "created", "provenance", "files", "digest", "saved_model", "measured"}
 # It contains a checksum of the other files, and a random number.
 _FINGERPRINT = "fingerprint.pb"
 

@@ -23,6 +23,7 @@ from tfserving.export.commands.selection import (
     short,
     typed_models,
 )
+from tfserving.export.commands.signers import no_sign_option, sign_option, signer_of, trust_of, untrusted
 from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
@@ -46,7 +47,9 @@ Examples:
   tfserving export build spam=models:/spam/3
                                            version 3 of a model of MLflow
   tfserving export build spam --from-checkpoint runs/7
-                                           the latest checkpoint in runs/7"""
+                                           the latest checkpoint in runs/7
+  tfserving export build digits --sign sign.key
+                                           signed: docs/provenance.md"""
 )
 @click.argument(
     "models", nargs=-1, metavar="[MODEL|[NAME=]MODULE:FUNCTION|NAME=FOLDER]...", shell_complete=complete_models
@@ -88,6 +91,8 @@ Examples:
     "--half", is_flag=True, help="Store weights as float16; inputs and outputs keep their dtype. Implies --freeze."
 )
 @click.option("--xla", is_flag=True, help="Compile the signatures with XLA at their first request.")
+@sign_option
+@no_sign_option
 @json_option
 def build(
     models: tuple[str, ...],
@@ -106,6 +111,8 @@ def build(
     optimize: bool,
     half: bool,
     xla: bool,
+    sign: str | None,
+    no_sign: bool,
     as_json: bool,
 ) -> None:
     """Export new versions of the models.
@@ -127,11 +134,20 @@ def build(
         here = typed_models(models)
         options = _options(freeze=freeze, optimize=optimize, half=half, xla=xla)
         prefix = _checkpoint(checkpoints, checkpoint, partial, [*selected.models])
+        if sign and no_sign:
+            raise click.UsageError("--sign and --no-sign exclude each other")
         present = {name: found[-1] for name in selected.models if missing and (found := selected.versions(name))}
+        wanted = [name for name in selected.models if name not in present]
+        trust = trust_of((), selected) if wanted else None
+        signer = signer_of(sign, selected, selected.folder) if wanted and not no_sign else None
+        if wanted and (warning := untrusted(signer, trust)):
+            click.echo(f"Warning: {warning}", err=True)
         targets = [
             _target(
                 name,
                 selected,
+                signer=signer,
+                trust=trust,
                 project=Path.cwd() if name in here else Path(os.path.abspath(fleet)).parent,  # noqa: PTH100 - not its link
                 allow=(*allow, *(("breaking-change",) if breaking else ())),
                 golden=tuple(file.absolute() for file in golden),
@@ -141,8 +157,7 @@ def build(
                 partial=partial,
                 if_changed=if_changed,
             )
-            for name in selected.models
-            if name not in present
+            for name in wanted
         ]
     results: list[dict[str, Any]] = [
         {"model": name, "status": "present", "version": version} for name, version in present.items()
@@ -244,6 +259,8 @@ def _print(exported: Exported, as_json: bool) -> None:
     click.echo(
         f"{exported.model}: {where}, {exported.proof.requests} golden requests verified {exported.proof}", err=as_json
     )
+    if exported.signer:
+        click.echo(f"{exported.model}: signed by {exported.signer}", err=as_json)
 
 
 def _options(**wanted: bool) -> tuple[Option, ...]:
@@ -265,6 +282,7 @@ def _as_json(exported: Exported, checkpoint: Path | None) -> dict[str, Any]:
         "version": exported.version,
         "same_as": exported.same_as,
         "path": str(exported.path),
+        "signed_by": exported.signer,
         "checkpoint": checkpoint.name if checkpoint else None,
         "kept": exported.restored.kept,
         "unused": exported.restored.unused,

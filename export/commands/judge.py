@@ -14,11 +14,12 @@ from tfserving.export.commands.selection import (
     breaking_option,
     check_rules,
     checked_input,
-    find_version,
+    fleet_of,
     folder_option,
-    select,
     short,
+    versions_of,
 )
+from tfserving.export.commands.signers import trust_of, trust_option
 from tfserving.foundation.command.errors import FAILED, CommandError
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
@@ -56,7 +57,7 @@ def lint(
     results: list[dict[str, Any]] = []
     with checked_input():
         check_rules(allow)
-        for path in _paths(versions, fleet, folder):
+        for path in versions_of(versions, fleet, folder):
             allowed = {*allow, *_allowed(path, fleet, folder), *(("breaking-change",) if breaking else ())}
             every = [finding for finding in lint_version(path) if finding.rule not in allowed]
             found = [finding for finding in every if not finding.note]
@@ -95,6 +96,7 @@ Examples:
   tfserving export check                   the newest version of each model
   tfserving export check digits/3
   tfserving export check models/digits/3   the same by its folder
+  tfserving export check --trust sign.pub  signed by this key
 
 \b
 Exit codes: 0 every version is intact; 1 one is not."""
@@ -102,26 +104,31 @@ Exit codes: 0 every version is intact; 1 one is not."""
 @versions_argument
 @fleet_option
 @folder_option
+@trust_option
 @json_option
-def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
+def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, trust: tuple[Path, ...], as_json: bool) -> None:
     """Check that versions are intact, to the last bit.
 
     Every file is compared with its SHA-256 in the manifest, and the SavedModel's signatures with the manifest. Then a
     fresh process runs the golden requests on this machine's GPU, without TF32, or on its processor. The output names
     the set of tolerances in the manifest that was used.
+
+    With --trust, or `trust` in models.yaml, somebody who is trusted must have signed all files, as this model and
+    number. Otherwise nothing is run.
     """
-    from tfserving.export.check import check_files, check_golden
+    from tfserving.export.check import check_golden, check_signed
     from tfserving.export.errors import ExportError
     from tfserving.foundation.command.progress import Progress
 
     results: list[dict[str, Any]] = []
     with checked_input():
-        paths = _paths(versions, fleet, folder)
+        paths = versions_of(versions, fleet, folder)
+        trusted = trust_of(trust, fleet_of(fleet))
     for path in paths:
         try:
             with Progress() as progress:
                 progress.update(f"{short(path)}: comparing the files with the manifest")
-                manifest = check_files(path)
+                manifest, signer = check_signed(path, trusted)
                 progress.update(f"{short(path)}: running the golden requests in a fresh process")
                 proof = check_golden(path, manifest)
         except ExportError as error:
@@ -130,12 +137,18 @@ def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: 
                 click.echo(f"Error: {short(path)}: {error}", err=True)
         else:
             results.append(
-                {"path": str(path), "intact": True, "golden_requests": proof.requests, "device": proof.device}
+                {
+                    "path": str(path),
+                    "intact": True,
+                    "golden_requests": proof.requests,
+                    "device": proof.device,
+                    "signed_by": signer,
+                }
             )
             if not as_json:
                 click.echo(
                     f"{short(path)}: {len(manifest.files)} files intact, {proof.requests} golden requests {proof} "
-                    f"(tolerances: {proof.device})"
+                    f"(tolerances: {proof.device}){f', signed by {signer}' if signer else ''}"
                 )
     if as_json:
         click.echo(json.dumps({"versions": results}, indent=2))
@@ -143,19 +156,6 @@ def check(versions: tuple[str, ...], fleet: Path, folder: Path | None, as_json: 
         if as_json:
             raise CommandError("\n".join(f"{result['path']}: {result['error']}" for result in damaged))
         sys.exit(FAILED)
-
-
-def _paths(versions: tuple[str, ...], fleet: Path, folder: Path | None) -> list[Path]:
-    """Return the folders that `versions` name, or the newest version of each model when they name none."""
-    if versions:
-        return [find_version(text, fleet, folder) for text in versions]
-    selected = select((), fleet, folder)
-    paths = [
-        selected.model_folder(name) / str(found[-1]) for name in selected.models if (found := selected.versions(name))
-    ]
-    if not paths:
-        click.echo("No model has a version yet.", err=True)
-    return paths
 
 
 def _allowed(path: Path, file: Path, folder: Path | None) -> tuple[str, ...]:

@@ -122,6 +122,26 @@ def find_version(text: str, file: Path, folder: Path | None) -> Path:
     )
 
 
+def versions_of(versions: tuple[str, ...], fleet: Path, folder: Path | None) -> list[Path]:
+    """Return the folders that `versions` name, or the newest version of each model when they name none."""
+    if versions:
+        return [find_version(text, fleet, folder) for text in versions]
+    selected = select((), fleet, folder)
+    paths = [
+        selected.model_folder(name) / str(found[-1]) for name in selected.models if (found := selected.versions(name))
+    ]
+    if not paths:
+        click.echo("No model has a version yet.", err=True)
+    return paths
+
+
+def fleet_of(file: Path) -> Fleet | None:
+    """Return the fleet of models.yaml; None when there is no such file. Raises FleetError."""
+    from tfserving.serving.models_yaml.fleet import read_fleet
+
+    return read_fleet(file) if file.exists() else None
+
+
 def check_rules(names: Sequence[str]) -> None:
     """Raise click.UsageError when one of `names`, the values of --allow, is not a rule."""
     from tfserving.serving.models_yaml.fleet import Rule

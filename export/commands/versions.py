@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfserving.export.commands.selection import checked_input, find_version, folder_option, select
+from tfserving.export.commands.selection import checked_input, find_version, fleet_of, folder_option, select
+from tfserving.export.commands.signers import trust_of
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option, models_argument
 
 if TYPE_CHECKING:
@@ -92,12 +93,14 @@ Examples:
 def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Show the contents of a version.
 
-    They are its signatures, variables, sizes, golden requests and manifest.
+    They are its signatures, variables, sizes, golden requests and manifest, and who signed it. `trust` in models.yaml
+    verifies that.
     """
     from tfserving.export.inspection import inspect_version
 
     with checked_input():
-        inspection = inspect_version(find_version(version, fleet, folder))
+        trust = trust_of((), fleet_of(fleet))
+        inspection = inspect_version(find_version(version, fleet, folder), trust)
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2))
     else:

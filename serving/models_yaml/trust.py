@@ -14,7 +14,13 @@ from tfserving.serving.models_yaml.server import Strict
 class Sign(Strict):
     """Who signs new versions: a private key, with a certificate if there is one, or an identity of Sigstore."""
 
-    key: Annotated[Path | None, Field(description="The PEM file of the private key. Relative to models.yaml.")] = None
+    key: Annotated[
+        Path | None,
+        Field(
+            description="The PEM file of the private key, on the elliptic curve P-256, P-384 or P-521. Relative to "
+            "models.yaml. TFSERVING_SIGN_PASSWORD has its password."
+        ),
+    ] = None
     certificate: Annotated[
         Path | None, Field(description="The PEM file of the key's certificate. Relative to models.yaml.")
     ] = None
@@ -23,6 +29,13 @@ class Sign(Strict):
         bool,
         Field(description="Sign without a key, as the identity that Sigstore certifies. This needs a network."),
     ] = False
+    sigstore_config: Annotated[
+        Path | None,
+        Field(
+            description="The client trust configuration of a Sigstore instance, as JSON. Default: the public instance. "
+            "Relative to models.yaml."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_signer(self) -> Sign:
@@ -33,6 +46,8 @@ class Sign(Strict):
             raise ValueError("a certificate needs its key. Add `key: FILE`")
         if self.chain and self.certificate is None:
             raise ValueError("a chain needs the certificate that it starts from. Add `certificate: FILE`")
+        if self.sigstore_config and not self.sigstore:
+            raise ValueError("sigstore_config is for signing with Sigstore. Add `sigstore: true`")
         return self
 
 
@@ -53,12 +68,30 @@ class TrustSettings(Strict):
     certificates: Annotated[
         tuple[Path, ...], Field(description="PEM files of root certificates. Relative to models.yaml.")
     ] = ()
+    certificate_names: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(
+            description="Whose certificates: an e-mail address, a URI or a DNS name among the alternative names, or "
+            "the common name of one without. Default: any certificate below the roots."
+        ),
+    ] = ()
     identities: Annotated[tuple[TrustedIdentity, ...], Field(description="Identities that Sigstore certified.")] = ()
+    sigstore_config: Annotated[
+        Path | None,
+        Field(
+            description="The client trust configuration of a Sigstore instance, as JSON. With it no network is needed. "
+            "Default: the public instance. Relative to models.yaml."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _somebody(self) -> TrustSettings:
         if not (self.keys or self.certificates or self.identities):
             raise ValueError("got nobody to trust, expected at least one of keys, certificates and identities")
+        if self.certificate_names and not self.certificates:
+            raise ValueError("certificate_names needs the roots of these certificates. Add `certificates: [FILE]`")
+        if self.sigstore_config and not self.identities:
+            raise ValueError("sigstore_config is for identities. Add `identities: [{identity: …, issuer: …}]`")
         return self
 
     def trust(self) -> Trust:
@@ -67,4 +100,6 @@ class TrustSettings(Strict):
             self.keys,
             self.certificates,
             tuple(Identity(one.identity, one.issuer) for one in self.identities),
+            self.certificate_names,
+            self.sigstore_config,
         )

@@ -22,10 +22,11 @@ def test_the_published_schema_is_current() -> None:
 
 def test_the_manifest_says_what_made_the_version(version: Path) -> None:
     manifest = read_manifest(version)
-    assert (manifest.format, manifest.model, manifest.version) == (2, "scale", 1)
+    assert (manifest.format, manifest.model, manifest.version) == (3, "scale", 1)
     assert manifest.builder == "zoo:scale"
     assert manifest.metrics == {"rows": 40}
-    assert (manifest.versions.tensorflow, manifest.versions.python) == (tf.__version__, platform.python_version())
+    made = manifest.provenance
+    assert (made.packages["tensorflow"], made.python) == (tf.__version__, platform.python_version())
     assert timedelta(0) <= datetime.now(timezone.utc) - manifest.created < timedelta(hours=1)
 
 
@@ -82,7 +83,7 @@ def test_a_changed_byte_changes_the_hash(tmp_path: Path) -> None:
         (None, "this toolkit did not export it"),
         ("{", "is not valid JSON"),
         ("{}", "model is missing. docs/manifest.schema.json"),
-        ('{"format": 3}', "format has the invalid value 3."),
+        ('{"format": 2}', "format has the invalid value 2."),
     ],
     ids=["missing", "no json", "empty", "other format"],
 )

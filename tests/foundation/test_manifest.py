@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tfserving.export.manifest import Manifest, ManifestError, Versions, hash_files, read_manifest
+from tests.manifests import PROVENANCE
+from tfserving.export.manifest import Manifest, ManifestError, hash_files, read_manifest
 from tfserving.foundation.golden import MANIFEST, RECORDS, SAVED_MODEL, GoldenError, read_golden
 from tfserving.foundation.version_files import VersionError, judge
 from tfserving.serving.lint import version_problems
@@ -17,8 +18,9 @@ from tfserving.serving.models_yaml.fleet import read_fleet
 
 WRONG = {
     "a list": b"[]",
-    "an entry is a string": b'{"files": {"assets.extra/golden.tfrecord": "x"}, "tolerances": {}, "versions": 5}',
-    "files is a list": b'{"files": ["x"], "tolerances": {}, "versions": {"tensorflow": {}}}',
+    "an entry is a string": b'{"files": {"assets.extra/golden.tfrecord": "x"}, "tolerances": {}, '
+    b'"provenance": 5}',
+    "files is a list": b'{"files": ["x"], "tolerances": {}, "provenance": {"packages": {"tensorflow": {}}}}',
     "a tolerance is no number": json.dumps(
         {
             "files": {RECORDS: {"sha256": "0" * 64}},
@@ -33,7 +35,7 @@ WRONG = {
     % (b"0" * 64),
     "unbatched is no list": b'{"files": {"assets.extra/golden.tfrecord": {"sha256": "%s"}}, "tolerances": {}, '
     b'"unbatched": "x"}' % (b"0" * 64),
-    "deep": b'{"versions":' * 100_000,
+    "deep": b'{"provenance":' * 100_000,
     "digits": b'{"files": ' + b"9" * 5000 + b"}",
     "not UTF-8": b'{"\xff": 1}',
     "UTF-16": '{"files": {}}'.encode("utf-16"),
@@ -49,13 +51,12 @@ def version(tmp_path: Path) -> Path:
     folder = tmp_path / "models/scaled/1"
     (folder / MANIFEST).parent.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
-    made = Versions(tensorflow="2.21.0", keras="3.0.0", numpy="2.0.0", python="3.11.0")
     manifest = Manifest(
         model="scaled",
         version=1,
         created=datetime.now(timezone.utc),
         builder="tests.scaled:build",
-        versions=made,
+        provenance=PROVENANCE,
         metrics={},
         signatures={},
         tolerances={},

@@ -177,7 +177,7 @@ def test_an_image_of_another_release_is_a_warning(tmp_path: Path, server: str, w
 
 def test_an_export_by_a_newer_tensorflow_than_the_images_is_a_warning(tmp_path: Path) -> None:
     fleet(tmp_path)
-    manifest = {"versions": {"tensorflow": "2.22.0"}}
+    manifest = {"provenance": {"packages": {"tensorflow": "2.22.0"}}}
     (tmp_path / "models/digits/3/assets.extra/manifest.json").write_text(json.dumps(manifest))
     (warning,) = found(tmp_path, GOOD)
     text = "version 3 was exported with TensorFlow 2.22.0, which is newer than tensorflow/serving:2.21.0"
@@ -253,7 +253,7 @@ def test_release_candidates_are_compared_by_their_minor_version(
     tmp_path: Path, exported: str, image: str, newer: bool
 ) -> None:
     fleet(tmp_path)
-    manifest = {"versions": {"tensorflow": exported}}
+    manifest = {"provenance": {"packages": {"tensorflow": exported}}}
     (tmp_path / "models/digits/3/assets.extra/manifest.json").write_text(json.dumps(manifest))
     said = "\n".join(map(str, found(tmp_path, f"{GOOD}server: {{image: 'tensorflow/serving:{image}'}}\n")))
     text = f"version 3 was exported with TensorFlow {exported}, which is newer than tensorflow/serving:{image}"

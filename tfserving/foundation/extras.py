@@ -22,6 +22,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serving": (*_FLEET, *EMBEDDED, "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
+# What signing and verifying import.
+SIGNATURES = ("cryptography", "model_signing", "OpenSSL", "sigstore")
 # By protocol the extras with the file systems of object stores.
 _STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
@@ -37,6 +39,12 @@ def missing_for_embedded(command: str) -> str | None:
     """Return the sentence that names what `command` lacks to run the embedded server; None when it lacks nothing."""
     module = next((name for name in EMBEDDED if find_spec(name) is None), None)
     return None if module is None else _install(command, module, "serving")
+
+
+def missing_for_signatures(what: str) -> str | None:
+    """Return the sentence that names what `what`, such as `trust`, lacks for signatures; None when it lacks nothing."""
+    module = next((name for name in SIGNATURES if find_spec(name) is None), None)
+    return None if module is None else _install(what, module, "sign")
 
 
 def missing_for_store(url: str) -> str:

@@ -28,6 +28,8 @@ MANIFEST = "assets.extra/manifest.json"
 SAVED_MODEL = "saved_model.pb"
 # A Sigstore bundle of OpenSSF Model Signing.
 SIGNATURE = "assets.extra/model.sig"
+# The packages of TensorFlow, of which one is installed.
+TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-macos", "intel-tensorflow", "tf-nightly")
 # The longest key of S3; no SavedModel is nested this deep.
 LONGEST_NAME, DEEPEST_NAME = 1024, 32
 _LONGEST_REASON = 300
@@ -204,11 +206,16 @@ class Manifest:
             raise ManifestError(f"{self._where} was changed: its digest does not match its contents")
         return content
 
+    def own_sha256(self) -> str:
+        """The SHA-256 of the manifest's file, which a signature lists."""
+        return hashlib.sha256(self._data).hexdigest()
+
     def tensorflow(self) -> str | None:
         """The TensorFlow that exported the version; None when the manifest doesn't name it."""
-        versions = self._content.get("versions")
-        content = versions.get("tensorflow") if isinstance(versions, dict) else None
-        return content if isinstance(content, str) and _RELEASE.match(content) else None
+        provenance = self._content.get("provenance")
+        packages = provenance.get("packages") if isinstance(provenance, dict) else None
+        found = [packages.get(name) for name in TENSORFLOWS] if isinstance(packages, dict) else []
+        return next((one for one in found if isinstance(one, str) and _RELEASE.match(one)), None)
 
     def _object(self, content: Mapping[str, Any], key: str, of: str = "") -> dict[str, Any]:
         if key not in content:
