@@ -5,7 +5,9 @@ The tracking server and the registry are those of MLflow's own tools: MLFLOW_TRA
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from tfserving.foundation.extras import missing_for
 TRACKING = "MLFLOW_TRACKING_URI"
 # A server that can't be reached is reported within a minute; MLflow's defaults take several.
 _DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# The toolkit shows its own progress.
+_DEFAULTS |= {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 # https://mlflow.org/docs/latest/community/usage-tracking
 _TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
 _LONGEST = 500
@@ -39,7 +43,9 @@ def mlflow_client(what: str) -> Iterator[Any]:
             raise
         raise ExportError(missing_for("mlflow", what)) from None
     try:
-        yield mlflow
+        # It prints the addresses of runs; stdout is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield mlflow
     except MlflowException as error:
         raise ExportError(f"{what}: {_sentence(error)} {_hint()}") from None
     except OSError as error:
