@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ _DEFAULTS |= {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_L
 # https://mlflow.org/docs/latest/community/usage-tracking
 _TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
 _LONGEST = 500
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def download(uri: str, folder: Path) -> Path:
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # A URI of the environment may have a password.
+    text = _CREDENTIALS.sub("//***@", " ".join(str(error).split()))
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     return text if text.endswith((".", "…")) else f"{text}."
 
@@ -73,12 +76,5 @@ def _sentence(error: Exception) -> str:
 def _hint() -> str:
     """Return where MLflow looked."""
     if uri := os.environ.get(TRACKING):
-        # A URI may have a password.
-        return f"{TRACKING} is {_without_password(uri)}."
+        return f"{TRACKING} is {_CREDENTIALS.sub('//***@', uri)}."
     return f"{TRACKING} is not set; set it to the URL of MLflow's server."
-
-
-def _without_password(uri: str) -> str:
-    scheme, slashes, rest = uri.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{slashes}***@{host}" if at and user else uri

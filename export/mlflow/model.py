@@ -138,7 +138,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ExportError(f"{path} is not valid YAML: {' '.join(str(error).split())[:_LONGEST]}") from None
+        raise ExportError(f"{path} can't be read as YAML: {' '.join(str(error).split())[:_LONGEST]}") from None
     if not isinstance(value, dict):
         raise ExportError(f"{path}: expected a mapping, got {value!r:.60}")
     return value

@@ -129,12 +129,12 @@ class _Registration:
         self._trust, self._scratch, self._now = trust, scratch, now
         self._client = mlflow.MlflowClient()
         self._manifest = read_manifest(copy)
-        commit = self._manifest.provenance.source
+        source = self._manifest.provenance.source
         self._tags = {
             f"{TAG}.model": self._manifest.model,
             f"{TAG}.version": str(self._manifest.version),
             f"{TAG}.manifest": accepted.digest,
-            **({f"{TAG}.commit": f"{commit.commit}{'+changes' if commit.dirty else ''}"} if commit else {}),
+            **({f"{TAG}.commit": f"{source.commit}{'+changes' if source.dirty else ''}"} if source else {}),
             **({f"{TAG}.signer": accepted.signer} if accepted.signer else {}),
         }
 
@@ -158,7 +158,10 @@ class _Registration:
         from mlflow.entities import LoggedModelOutput
 
         run_name = f"{self._manifest.model}/{self._manifest.version}"
-        with self._mlflow.start_run(run_name=run_name, tags=self._tags) as run:
+        # By default MLflow names the commit of the working folder.
+        source = self._manifest.provenance.source
+        commit = {"mlflow.source.git.commit": source.commit} if source else {}
+        with self._mlflow.start_run(run_name=run_name, tags={**self._tags, **commit}) as run:
             with self._logged_model(run.info) as model:
                 write_model(folder, self._manifest, model.model_id, run.info.run_id, self._tags)
                 self._now(f"uploading to {model.artifact_location}")
