@@ -35,12 +35,13 @@ def read_private_key(path: Path, models: Path | None) -> tuple[EllipticCurvePriv
     """Return the private key in a PEM file, and its password if it has one. Raises SigningError."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = _read(path)
-    _check_place(path, models)
     if b"PRIVATE KEY-----" not in data:
         what = "a public key" if b"PUBLIC KEY-----" in data else "no PEM file"
         raise SigningError(f"{path} is {what}, expected a private key. {_MAKE}")
+    _check_place(path, models)
     password = None
     try:
         try:

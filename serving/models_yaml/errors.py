@@ -21,6 +21,7 @@ _EXPECTED = {
     "dict_type": "a mapping of keys to values",
     "tuple_type": "a list",
     "string_type": "text",
+    "string_too_short": "a text that is not empty",
     "string_pattern_mismatch": "{pattern}",
     "path_type": "a path",
     "int_type": "a whole number",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,7 +70,10 @@ def read_bundle(folder: Path) -> Bundle | None:
     except ValueError as error:
         raise TrustError(f"{path} is no signature: {shown(str(error))}") from None
     try:
-        return _parsed(content)
+        with warnings.catch_warnings():
+            # The names in a certificate may be longer than they should be.
+            warnings.simplefilter("ignore")
+            return _parsed(content)
     except _WrongError as error:
         raise TrustError(f"{path} is no signature that this toolkit accepts: {error}") from None
 
