@@ -57,7 +57,7 @@ class Adopted:
     def __init__(self, folder: Path) -> None:
         """Read the SavedModel in `folder`. Raises ExportError when it can't be read and copied.
 
-        The metrics, labelled rows and training data of a version of this toolkit are kept. Such a version must be intact.
+        The metrics, labelled rows and training data of a version of this toolkit are kept. It must be intact.
         """
         self._folder = folder
         self._files = files_of(folder)

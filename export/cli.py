@@ -6,6 +6,7 @@ import click
 
 from tfserving.export.commands.build import build
 from tfserving.export.commands.judge import check, lint
+from tfserving.export.commands.provenance import provenance
 from tfserving.export.commands.prune import prune
 from tfserving.export.commands.publish import publish
 from tfserving.export.commands.sign import sign
@@ -36,5 +37,5 @@ def main() -> None:
     """
 
 
-for command in (build, list_versions, inspect, check, sign, lint, diff, prune, publish):
+for command in (build, list_versions, inspect, check, sign, provenance, lint, diff, prune, publish):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""How two versions differ: signatures, weights, metrics, and the outputs of the same golden requests."""
+"""How two versions differ: signatures, weights, metrics, outputs of the same golden requests, and provenance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfserving.export.changes import SignatureChange, signature_changes
 from tfserving.export.manifest import Manifest, read_manifest
+from tfserving.export.provenance_changes import ProvenanceChange, provenance_changes
 from tfserving.export.rows import batch_of
 from tfserving.export.savedmodel import read_signatures
 from tfserving.export.tolerances import tolerance_text
@@ -93,6 +94,7 @@ class VersionDiff:
     requests_in_one_only: int
     tolerances: tuple[ToleranceChange, ...] = ()
     device: Device | None = None
+    provenance: tuple[ProvenanceChange, ...] = ()
 
     @property
     def breaking(self) -> bool:
@@ -113,6 +115,7 @@ class VersionDiff:
             "requests_in_one_only": self.requests_in_one_only,
             "device": self.device,
             "tolerances": [asdict(change) for change in self.tolerances],
+            "provenance": [asdict(change) for change in self.provenance],
         }
 
     def tables(self) -> Iterator[Table]:
@@ -151,6 +154,9 @@ class VersionDiff:
         if self.tolerances:
             sets = [(one.device, one.dtype, _tolerance(one.old), _tolerance(one.new)) for one in self.tolerances]
             yield table("Tolerances", ("device", "dtype", "old", "new"), sets)
+        if self.provenance:
+            parts = [(one.what, one.old or "none", one.new or "none") for one in self.provenance]
+            yield table("Provenance", ("part", "old", "new"), parts)
 
 
 def diff_versions(old: Path, new: Path) -> VersionDiff:
@@ -175,6 +181,7 @@ def diff_versions(old: Path, new: Path) -> VersionDiff:
         unpaired,
         tuple(_tolerances(*manifests)),
         device,
+        provenance_changes(*manifests),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
+from tfserving.export.chain import Use, links
 from tfserving.export.check import check_files, check_signed
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import Manifest, ServedSignature, read_manifest
@@ -73,6 +74,7 @@ class Inspection:
     manifest: Manifest | None
     state: str
     signed: Signed
+    use: Use = field(default_factory=Use)
 
     @property
     def total(self) -> int:
@@ -93,11 +95,15 @@ class Inspection:
             "golden_requests": {name: list(batches) for name, batches in self.golden.items()},
             "warmup_requests": {name: list(batches) for name, batches in self.warmup.items()},
             "manifest": self.manifest.model_dump(mode="json") if self.manifest else None,
+            "labels": self.use.labels,
+            "served": None if self.use.served is None else [asdict(one) for one in self.use.served],
         }
 
     def tables(self) -> Iterator[Table]:
         """Yield the contents as tables to print."""
         yield _table(str(self.path), ("", ""), self._facts())
+        if self.manifest:
+            yield _table("From the commit to servers", ("", ""), links(self.manifest, str(self.signed), self.use))
         tensors = [
             (name, signature.method, f"{kind} {key}", f"{spec}{', optional' if key in signature.optional else ''}")
             for name, signature in self.signatures.items()
@@ -111,10 +117,10 @@ class Inspection:
 
     def _facts(self) -> Iterator[tuple[str, object]]:
         yield "state", self.state
-        yield "signed", str(self.signed)
-        if self.manifest:
+        if self.manifest is None:
+            yield "signed", str(self.signed)
+        else:
             yield "model", f"{self.manifest.model}, version {self.manifest.version}"
-            yield "exported", f"{self.manifest.created.isoformat()} {self.manifest.source}"
             if self.manifest.made_requests:
                 yield "golden requests", f"random values: {', '.join(self.manifest.made_requests)}"
             yield "golden outputs", f"computed on {self.manifest.golden_device}"

@@ -118,11 +118,6 @@ class Manifest(_Strict):
     files: Annotated[dict[str, FileEntry], Field(description="All other files, by path in the version's folder.")]
     digest: Annotated[str, Field(description="SHA-256 of this file with an empty digest.", pattern="^([0-9a-f]{64})?$")]
 
-    @property
-    def source(self) -> str:
-        """The builder or the SavedModel of the export."""
-        return f"by {self.builder}" if self.builder else f"from the SavedModel {self.saved_model}, as it is"
-
     def text(self) -> str:
         """Return the text of the file, with a new digest."""
         digest = hashlib.sha256(self._text("").encode()).hexdigest()

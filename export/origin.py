@@ -77,9 +77,7 @@ class Origin:
         except GitError as error:
             self._refused(error)
             return None
-        return SourceCommit(
-            repository=found.repository, commit=found.commit, dirty=dirty, path=_printable(found.path)
-        )
+        return SourceCommit(repository=found.repository, commit=found.commit, dirty=dirty, path=_printable(found.path))
 
     def _builder_file(self) -> BuilderFile | None:
         if self._file is None or self._sha256 is None or self._module is None:

@@ -42,7 +42,9 @@ class SourceCommit(_Strict):
             "was not in it."
         ),
     ]
-    path: Annotated[Text, Field(description="The folder of models.yaml or of the code in the repository; `.` is its top.")]
+    path: Annotated[
+        Text, Field(description="The folder of models.yaml or of the code in the repository; `.` is its top.")
+    ]
 
 
 class BuilderFile(_Strict):

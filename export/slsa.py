@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -70,7 +71,8 @@ def statement(folder: Path, builder_id: str = BUILDER) -> dict[str, Any]:
     subjects = [ResourceDescriptor(name=name, digest={"sha256": sums[name]}).pb for name in sorted(sums)]
     made = Statement(subjects, PREDICATE, MessageToDict(predicate))
     made.validate()
-    return dict(MessageToDict(made.pb))
+    # All numbers are whole.
+    return dict(json.loads(json.dumps(MessageToDict(made.pb)), parse_float=lambda number: int(float(number))))
 
 
 def signed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def signed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
     public = key.public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -114,13 +116,14 @@ def _dependencies(manifest: Manifest) -> Iterator[dict[str, Any]]:
             "name": "source",
             "uri": f"git+{source.repository}" if source.repository else "",
             "digest": {"gitCommit": source.commit},
-            "annotations": {"dirty": source.dirty, "path": source.path},
+            "annotations": {"kind": "source", "dirty": source.dirty, "path": source.path},
         }
     if file := made.builder_file:
-        yield {"name": f"builder: {file.path}", "digest": {"sha256": file.sha256}}
+        yield {"name": file.path, "digest": {"sha256": file.sha256}, "annotations": {"kind": "builder"}}
     for name, digest in made.training_data.items():
         algorithm, _, digits = digest.partition(":")
-        yield {"name": f"training data: {name}", "digest": {_ALGORITHMS.get(algorithm, algorithm): digits}}
+        found = {_ALGORITHMS.get(algorithm, algorithm): digits}
+        yield {"name": name, "digest": found, "annotations": {"kind": "training data"}}
     # https://github.com/package-url/purl-spec: a version is percent-encoded.
     yield {"uri": f"pkg:generic/python@{quote(made.python)}"}
     for name, version in made.packages.items():

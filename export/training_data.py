@@ -46,7 +46,7 @@ def problems(training_data: Any) -> Iterator[str]:
 
 
 def is_digest(text: str) -> bool:
-    """Return whether `text` is a SHA-256, or `ALGORITHM:DIGITS` with as many hexadecimal digits as the algorithm has."""
+    """Return whether `text` is a SHA-256, or `ALGORITHM:DIGITS` with the number of digits of that algorithm."""
     if _BARE_SHA256.fullmatch(text):
         return True
     algorithm, _, digits = text.partition(":")
@@ -55,9 +55,7 @@ def is_digest(text: str) -> bool:
 
 def with_algorithms(training_data: Mapping[str, str]) -> dict[str, str]:
     """Return valid `training_data` sorted by name, each digest with its algorithm."""
-    return {
-        name: digest if ":" in digest else f"sha256:{digest}" for name, digest in sorted(training_data.items())
-    }
+    return {name: digest if ":" in digest else f"sha256:{digest}" for name, digest in sorted(training_data.items())}
 
 
 def digest_of(path: Path | Traversable) -> str:

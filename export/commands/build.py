@@ -252,8 +252,8 @@ def _print(exported: Exported, as_json: bool) -> None:
         return
     if exported.same_as is not None:
         click.echo(
-            f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number. "
-            "--if-changed exports no version in this case.",
+            f"{exported.model}: version {exported.version} differs from version {exported.same_as} only in its number "
+            "and origin. --if-changed exports no version in this case.",
             err=True,
         )
     click.echo(

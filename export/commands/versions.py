@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from tfserving.export.commands.selection import checked_input, find_version, fleet_of, folder_option, select
 from tfserving.export.commands.signers import trust_of
+from tfserving.export.commands.used import use_of
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option, models_argument
 
 if TYPE_CHECKING:
@@ -84,23 +86,28 @@ def _line(version: dict[str, Any]) -> str:
 Examples:
   tfserving export inspect digits              the newest version
   tfserving export inspect digits/3 --json
+  tfserving export inspect digits/3 --server grpc://127.0.0.1:8500
   tfserving export inspect some/saved_model    any SavedModel"""
 )
 @click.argument("version", metavar="MODEL[/VERSION]|FOLDER", shell_complete=complete_models)
 @fleet_option
 @folder_option
+@click.option("--server", metavar="URL", help="Also show whether this server has the version.")
 @json_option
-def inspect(version: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
-    """Show the contents of a version.
+def inspect(version: str, fleet: Path, folder: Path | None, server: str | None, as_json: bool) -> None:
+    """Show the contents of a version, and where it is from.
 
-    They are its signatures, variables, sizes, golden requests and manifest, and who signed it. `trust` in models.yaml
-    verifies that.
+    They are its signatures, variables, sizes, golden requests and manifest. The chain goes from the commit over the
+    builder, its data, the manifest and who signed it to the labels in models.yaml, and to a server. `trust` in
+    models.yaml verifies the signature.
     """
     from tfserving.export.inspection import inspect_version
 
     with checked_input():
-        trust = trust_of((), fleet_of(fleet))
-        inspection = inspect_version(find_version(version, fleet, folder), trust)
+        found = fleet_of(fleet)
+        inspection = inspect_version(find_version(version, fleet, folder), trust_of((), found))
+        use = use_of(inspection.manifest, inspection.path, found, server)
+    inspection = replace(inspection, use=use)
     if as_json:
         click.echo(json.dumps(inspection.as_json(), indent=2))
     else:
@@ -121,9 +128,9 @@ Examples:
 def diff(old: str, new: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
     """Compare two versions.
 
-    OLD and NEW are MODEL/VERSION, MODEL or a folder. The comparison covers signatures, weights, metrics, and the
-    outputs of the same golden requests. A change that breaks clients of OLD is marked as breaking. A variable that only
-    has another name is marked as renamed.
+    OLD and NEW are MODEL/VERSION, MODEL or a folder. The comparison covers signatures, weights, metrics, the outputs of
+    the same golden requests, and where the versions are from. A change that breaks clients of OLD is marked as
+    breaking. A variable that only has another name is marked as renamed.
     """
     from tfserving.export.differences import diff_versions
 

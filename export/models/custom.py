@@ -8,6 +8,7 @@ need this module.
 from __future__ import annotations
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sklearn.datasets import load_iris
 from tfserving.export.keras_file import load_keras
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import CACHE, recipe_key
+from tfserving.export.training_data import digest_of
 
 SEED = 29
 LARGEST_ERROR = 0.35
@@ -97,6 +99,7 @@ def build() -> Servable:
         },
         examples={"serving_default": {"measures": measures[100:]}},
         metrics={"test_error_cm": Metric(error, higher_is_better=False)},
+        training_data={"iris.csv of scikit-learn": digest_of(files("sklearn.datasets") / "data/iris.csv")},
     )
 
 

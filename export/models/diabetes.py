@@ -5,6 +5,8 @@ It has signatures to regress and to classify tf.Examples, or both at once (Multi
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_diabetes
@@ -12,6 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from tfserving.export.examples import serialized_examples
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
+from tfserving.export.training_data import digest_of
 
 SEED = 5
 LOWEST_R2 = 0.4
@@ -86,4 +89,8 @@ def build() -> Servable:
             "predict": {"measurements": test},
         },
         metrics={"test_r2": Metric(r2)},
+        training_data={
+            f"{name} of scikit-learn": digest_of(files("sklearn.datasets") / "data" / name)
+            for name in ("diabetes_data_raw.csv.gz", "diabetes_target.csv.gz")
+        },
     )

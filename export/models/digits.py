@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.resources import files
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
+from tfserving.export.training_data import digest_of
 from tfserving.foundation.tensors import Array
 
 SEED = 7
@@ -68,6 +70,7 @@ def build() -> Servable:
         examples={"serving_default": {"image": test_images[:64]}},
         metrics={"test_accuracy": Metric(accuracy, rows=len(test_labels))},
         evaluation=Evaluation({"image": test_images}, test_labels, metric="accuracy", output="scores"),
+        training_data={"digits.csv.gz of scikit-learn": digest_of(files("sklearn.datasets") / "data/digits.csv.gz")},
     )
 
 

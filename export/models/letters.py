@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfserving.export.models.sentiment import emoji_names
+from tfserving.export.models.sentiment import emoji_file, emoji_names
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
+from tfserving.export.training_data import digest_of
 from tfserving.foundation.tensors import Array
 
 SEED = 23
@@ -136,6 +137,7 @@ def build() -> Servable:
             },
         },
         metrics={"test_loss": Metric(nats, higher_is_better=False)},
+        training_data={f"{emoji_file().name} of vaderSentiment": digest_of(emoji_file())},
     )
 
 

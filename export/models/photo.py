@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
+from tfserving.export.training_data import digest_of
 from tfserving.foundation.tensors import Array
 
 SEED = 13
@@ -71,6 +72,7 @@ def build() -> Servable:
         },
         examples={"serving_default": {"jpeg": tested}},
         metrics={"test_accuracy": Metric(accuracy, rows=TESTS)},
+        training_data={f"{name}.jpg of scikit-learn": digest_of(folder / f"{name}.jpg") for name in NAMES},
     )
 
 

@@ -7,6 +7,7 @@ the output is `output_0`, the batch is fixed at 32, and every request must conta
 from __future__ import annotations
 
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ from sklearn.datasets import load_breast_cancer
 
 from tfserving.export.existing import load_existing
 from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
+from tfserving.export.training_data import digest_of
 
 SEED = 31
 ROWS = 32
@@ -60,6 +62,9 @@ def build() -> Servable:
         examples={"serving_default": {"measurements": tested}, "logits": {"measurements": tested}},
         metrics={"test_accuracy": Metric(accuracy, rows=len(tested))},
         evaluation=Evaluation({"measurements": tested}, benign[400:], metric="auc"),
+        training_data={
+            "breast_cancer.csv of scikit-learn": digest_of(files("sklearn.datasets") / "data/breast_cancer.csv")
+        },
     )
 
 

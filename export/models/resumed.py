@@ -8,6 +8,7 @@ it resumes from the latest checkpoint, and the weights are the same as without t
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
+from tfserving.export.training_data import digest_of
 
 SEED = 23
 BATCH = 64
@@ -111,6 +113,7 @@ def _servable(model: keras.Model, metrics: dict[str, float | Metric]) -> Servabl
         },
         examples={"serving_default": {"image": _data()[0][TRAINING : TRAINING + 64]}},
         metrics=metrics,
+        training_data={"digits.csv.gz of scikit-learn": digest_of(files("sklearn.datasets") / "data/digits.csv.gz")},
         # The name of the model in the checkpoints. The optimizer and the step are not served.
         checkpoint={"model": model},
     )

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
+from tfserving.export.training_data import digest_of
 from tfserving.foundation.tensors import Array
 
 SEED = 17
@@ -94,7 +95,7 @@ def build() -> Servable:
     module = Sentiment(vocabulary, ratings, weights)
     # The vocabulary is copied from this folder when the module is saved.
     module.made_in = temporary
-    texts = {"text": _texts(folder / "emoji_utf8_lexicon.txt", words)}
+    texts = {"text": _texts(emoji_file(), words)}
     text = {"text": TensorSpec("string", (None,))}
     return Servable(
         module=module,
@@ -104,12 +105,18 @@ def build() -> Servable:
         },
         examples={"serving_default": texts, "words": texts},
         metrics={"test_accuracy": Metric(accuracy, rows=len(test))},
+        training_data={"vader_lexicon.txt of vaderSentiment": digest_of(folder / "vader_lexicon.txt")},
     )
+
+
+def emoji_file() -> Path:
+    """Return the file with emoji and their names."""
+    return _package() / "emoji_utf8_lexicon.txt"
 
 
 def emoji_names() -> list[str]:
     """Return the English names of emoji in lower case, each once and without skin tones."""
-    lines = (_package() / "emoji_utf8_lexicon.txt").read_text(encoding="utf-8").splitlines()
+    lines = emoji_file().read_text(encoding="utf-8").splitlines()
     return sorted({line.partition("\t")[2].lower().partition(":")[0] for line in lines})
 
 

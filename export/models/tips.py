@@ -11,6 +11,7 @@ import gzip
 import io
 import sys
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -18,7 +19,11 @@ import tensorflow as tf
 
 from tfserving.export.servable import Evaluation, Metric, Servable, Signature, TensorSpec
 from tfserving.export.training import recipe_key, trained_weights
+from tfserving.export.training_data import digest_of
 from tfserving.foundation.tensors import Array
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 SEED = 3
 EPOCHS = 40
@@ -96,6 +101,7 @@ def build() -> Servable:
             "same_share_error_dollars": Metric(same_share, higher_is_better=False),
         },
         evaluation=Evaluation(tested, tips[test], metric="mae", output="tip"),
+        training_data={"tips.csv.gz of plotly": digest_of(_file())},
     )
 
 
@@ -134,10 +140,13 @@ def _one_of(text: keras.KerasTensor, words: tuple[str, ...]) -> keras.KerasTenso
     return keras.layers.StringLookup(vocabulary=list(words), output_mode="one_hot")(keras.layers.Reshape((1,))(text))
 
 
+def _file() -> Traversable:
+    return files("plotly") / "package_data/datasets/tips.csv.gz"
+
+
 def _read() -> tuple[dict[str, Array], Array]:
     """Return the inputs of all bills by name, and the tips."""
-    packed = (files("plotly") / "package_data/datasets/tips.csv.gz").read_bytes()
-    rows = list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode())))
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress(_file().read_bytes()).decode())))
     return {
         "total_bill": np.array([row["total_bill"] for row in rows], np.float32),
         "party_size": np.array([row["size"] for row in rows], np.int64),

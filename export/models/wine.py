@@ -5,6 +5,8 @@ It has a signature to classify tf.Examples, and one to predict from arrays.
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from tfserving.export.examples import serialized_examples
 from tfserving.export.servable import Metric, Servable, Signature, TensorSpec
+from tfserving.export.training_data import digest_of
 
 SEED = 11
 LOWEST_ACCURACY = 0.94
@@ -69,4 +72,5 @@ def build() -> Servable:
             "predict": {"measurements": test},
         },
         metrics={"test_accuracy": Metric(accuracy, rows=len(test_labels))},
+        training_data={"wine_data.csv of scikit-learn": digest_of(files("sklearn.datasets") / "data/wine_data.csv")},
     )

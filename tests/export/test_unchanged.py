@@ -147,7 +147,7 @@ def test_the_command_keeps_what_is_unchanged_and_reports_what_is_the_same(projec
     done = project.run("build", "scale", "--json")
     (result,) = json.loads(done.stdout)["models"]
     assert (result["status"], result["version"], result["same_as"]) == ("exported", 2, 1)
-    assert "scale: version 2 differs from version 1 only in its number. --if-changed" in done.stderr
+    assert "scale: version 2 differs from version 1 only in its number and origin. --if-changed" in done.stderr
 
 
 def test_a_damaged_version_is_not_what_stays(project: Project) -> None:

@@ -18,8 +18,7 @@ from tfserving.serving.models_yaml.fleet import read_fleet
 
 WRONG = {
     "a list": b"[]",
-    "an entry is a string": b'{"files": {"assets.extra/golden.tfrecord": "x"}, "tolerances": {}, '
-    b'"provenance": 5}',
+    "an entry is a string": b'{"files": {"assets.extra/golden.tfrecord": "x"}, "tolerances": {}, "provenance": 5}',
     "files is a list": b'{"files": ["x"], "tolerances": {}, "provenance": {"packages": {"tensorflow": {}}}}',
     "a tolerance is no number": json.dumps(
         {

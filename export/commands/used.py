@@ -1,0 +1,65 @@
+"""Where a version is used: labels in models.yaml, and a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tfserving.foundation.command.errors import UNREACHABLE, CommandError
+
+if TYPE_CHECKING:
+    from tfserving.export.chain import Served, Use
+    from tfserving.export.manifest import Manifest
+    from tfserving.serving.models_yaml.fleet import Fleet
+
+SECONDS = 5.0
+
+
+def use_of(manifest: Manifest | None, path: Path, fleet: Fleet | None, server: str | None) -> Use:
+    """Return the labels of the version in `path` and, if a `server` is named, what it serves.
+
+    Raises CommandError when the server can't be reached.
+    """
+    from tfserving.export.chain import Use
+
+    if manifest is None:
+        return Use()
+    return Use(
+        _labels(manifest, path, fleet) if fleet else None,
+        None if server is None else tuple(_served(manifest, server)),
+    )
+
+
+def _labels(manifest: Manifest, path: Path, fleet: Fleet) -> tuple[str, ...] | None:
+    """Return the labels of a version; None when it is not in the folder of the fleet."""
+    model = fleet.models.get(manifest.model)
+    if model is None or path.resolve() != (fleet.model_folder(manifest.model) / str(manifest.version)).resolve():
+        return None
+    return tuple(sorted(label for label, version in model.labels.items() if version == manifest.version))
+
+
+def _served(manifest: Manifest, server: str) -> list[Served]:
+    from tfserving.clients import ServingError, connect
+    from tfserving.export.chain import Served
+    from tfserving.foundation.labels import canary_name
+
+    url = server.partition(",")[0]
+    try:
+        client = connect(url)
+    except ValueError as error:
+        raise click.UsageError(f"--server: {error}") from None
+    found = []
+    with client:
+        # The canary of a model is served under a name of its own.
+        for name in (manifest.model, canary_name(manifest.model)):
+            try:
+                statuses = client.status(name, timeout=SECONDS)
+            except ServingError as error:
+                if error.code == "NOT_FOUND":
+                    continue
+                raise CommandError(f"cannot list the versions on {url}: {error.hint or error}", UNREACHABLE) from None
+            states = [one.state for one in statuses if one.version == manifest.version]
+            found += [Served(url, name, state, None) for state in states]
+    return found
