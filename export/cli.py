@@ -9,6 +9,7 @@ from tfserving.export.commands.judge import check, lint
 from tfserving.export.commands.provenance import provenance
 from tfserving.export.commands.prune import prune
 from tfserving.export.commands.publish import publish
+from tfserving.export.commands.published import fetch
 from tfserving.export.commands.sign import sign
 from tfserving.export.commands.versions import diff, inspect, list_versions
 from tfserving.foundation.command.group import Group
@@ -26,6 +27,8 @@ Examples:
   tfserving export inspect digits/3
   tfserving export diff digits/2 digits/3
   tfserving export publish digits/3 s3://bucket/models
+  tfserving export list s3://bucket/models       what is published
+  tfserving export fetch s3://bucket/models digits/3
   tfserving export prune --keep 3""",
 )
 def main() -> None:
@@ -37,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (build, list_versions, inspect, check, sign, provenance, lint, diff, prune, publish):
+for command in (build, list_versions, inspect, check, sign, provenance, lint, diff, prune, publish, fetch):
     main.add_command(command)

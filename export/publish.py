@@ -22,16 +22,12 @@ from tfserving.export.check import check_files
 from tfserving.export.errors import ExportError
 from tfserving.export.manifest import FileEntry, Manifest, hash_files
 from tfserving.export.staging import Staging, check_writable
-from tfserving.foundation.extras import missing_for_store
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
+from tfserving.foundation.store import StoreError, file_system, is_disk, is_object_store
 
 CHUNK = 4 << 20
 # The number of names that an error lists.
 SOME = 5
-# The package that a protocol needs besides fsspec. For other protocols, fsspec names it.
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-# A store that can't be reached is reported within a minute; botocore's defaults take ten.
-S3 = {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}}}
 
 
 class PublishError(ExportError):
@@ -64,7 +60,7 @@ def check_destination(destination: str, model: str) -> None:
         raise PublishError("the destination is empty. Name a folder or a URL, such as s3://bucket/models")
     with _as_sentence(destination):
         system, root = _file_system(destination)
-    if "file" in _protocols(system):
+    if is_disk(system):
         check_writable(Path(root) / model)
 
 
@@ -85,7 +81,7 @@ def publish(
         system, root = _file_system(destination)
     url = f"{destination.rstrip('/')}/{model}/{version}"
     now(f"looking for {url}")
-    if "file" in _protocols(system):
+    if is_disk(system):
         sent = _to_folder(version_folder, files, Path(root) / model / str(version), now)
     else:
         with _as_sentence(url):
@@ -150,7 +146,7 @@ def _to_store(
     try:
         found = system.find(prefix, detail=True)
     except FileNotFoundError:
-        if _is_object_store(system):
+        if is_object_store(system):
             raise PublishError(f"{url}: the bucket {bucket!r} does not exist. Create it first.") from None
         found = {}
     there = {
@@ -212,25 +208,10 @@ def _abort_uploads(system: Any, bucket: str, prefix: str) -> None:
 
 
 def _file_system(destination: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-    from fsspec.utils import get_protocol
-
-    protocol = get_protocol(destination)
     try:
-        system, root = url_to_fs(destination, **(S3 if PACKAGES.get(protocol) == "s3fs" else {}))
-    except ImportError:
-        raise PublishError(missing_for_store(destination)) from None
-    except ValueError as error:
-        raise PublishError(f"{destination}: {error}") from None
-    return system, str(root)
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
-
-
-def _is_object_store(system: Any) -> bool:
-    return any(protocol in PACKAGES for protocol in _protocols(system))
+        return file_system(destination)
+    except StoreError as error:
+        raise PublishError(str(error)) from None
 
 
 def _progress(number: int, files: Mapping[str, FileEntry], name: str) -> str:

@@ -25,7 +25,7 @@ from google.protobuf import text_format
 from tfserving.foundation.files import read_text
 from tfserving.foundation.golden import is_version
 from tfserving.foundation.messages import ModelServerConfig
-from tfserving.k8s.store import MODEL, Limits, Store, SyncError
+from tfserving.foundation.store import MODEL, Limits, Store, StoreError
 
 _TEMPORARY = ".tmp-"
 # Anybody who can write to the store can add any number of incomplete versions, and each is read at every pass.
@@ -34,6 +34,10 @@ _LARGEST_CONFIG = 16 << 20
 _LONGEST_LINE = 2000
 
 Log = Callable[[str], None]
+
+
+class SyncError(StoreError):
+    """The wanted versions can't be read, or there is no room for one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class _Pass:
                 self._copy(model, version, target)
                 self.log(f"{self.store.url}/{model}/{version} is copied")
                 return True
-        except SyncError as error:
+        except StoreError as error:
             self._failed(model, version, str(error))
         except OSError as error:
             self._failed(model, version, f"cannot write {target}: {error.strerror or error}")
@@ -101,7 +105,7 @@ class _Pass:
         """Run a step for a model, and report a fault of the model as a whole; return whether there is none."""
         try:
             step(model, versions)
-        except SyncError as error:
+        except StoreError as error:
             self.problems.append(str(error))
             return False
         except OSError as error:
@@ -246,7 +250,7 @@ def main(words: Sequence[str] | None = None) -> int:
     while True:
         try:
             problems = sync(Store(options.url), options.folder, wanted, _log)
-        except SyncError as error:
+        except StoreError as error:
             problems = [str(error)]
         if problems != reported:
             for problem in problems:
@@ -264,7 +268,7 @@ def _once(wanted: Wanted, folder: Path, problems: list[str]) -> int:
     """Return 0 when a server can start: all versions in its configuration are here. Newer ones don't matter."""
     try:
         named = wanted.named()
-    except SyncError:
+    except StoreError:
         return 1
     if named is None:
         return int(bool(problems))

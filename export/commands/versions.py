@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tfserving.clients.commands.calls import optional_server_options
+from tfserving.export.commands.published import is_place, list_published, plain_http_option
 from tfserving.export.commands.selection import checked_input, find_version, fleet_of, folder_option, select
-from tfserving.export.commands.signers import trust_of
+from tfserving.export.commands.signers import trust_of, trust_option
 from tfserving.export.commands.used import use_of
-from tfserving.foundation.command.options import complete_models, fleet_option, json_option, models_argument
+from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
 if TYPE_CHECKING:
+    from tfserving.clients.commands.calls import Target
     from tfserving.serving.models_yaml.fleet import Fleet
 
 
@@ -23,17 +26,51 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   tfserving export list
-  tfserving export list digits --json""",
+  tfserving export list digits --json
+  tfserving export list s3://bucket/models
+  tfserving export list s3://bucket/models digits --server grpc://127.0.0.1:8500
+  tfserving export list oci://registry.example/models digits --trust release.pub""",
 )
-@models_argument
+@click.argument("names", nargs=-1, metavar="[URL] [MODEL]...", shell_complete=complete_models)
 @fleet_option
 @folder_option
+@trust_option
+@click.option(
+    "--newest",
+    type=click.IntRange(1, 10_000),
+    default=10,
+    show_default=True,
+    metavar="COUNT",
+    help="With URL: how many versions of a model to list.",
+)
+@plain_http_option
+@optional_server_options
 @json_option
-def list_versions(names: tuple[str, ...], fleet: Path, folder: Path | None, as_json: bool) -> None:
-    """List the versions on disk.
+def list_versions(
+    names: tuple[str, ...],
+    fleet: Path,
+    folder: Path | None,
+    trust: tuple[Path, ...],
+    newest: int,
+    plain_http: bool,
+    target: Target | None,
+    as_json: bool,
+) -> None:
+    """List the versions on disk, or those that are published at URL.
 
     Each has its labels, the time of its export, and the metrics that the builder measured.
+
+    URL is a folder, an object store or a registry, as `export publish` has it. Then each version has its size, who
+    signed it, and whether it is whole. No weights are read: a signature is compared with the manifest, and the sizes
+    in the manifest with those in the store. Labels are those of models.yaml. --server adds what a server has loaded.
     """
+    if names and is_place(names[0]):
+        list_published(names[0], names[1:], fleet, trust, newest, target, plain_http, as_json)
+        return
+    if trust or target or plain_http:
+        raise click.UsageError(
+            "--trust, --server and --plain-http need a URL; `export check` verifies versions on disk"
+        )
     with checked_input():
         selected = select(names, fleet, folder)
         models: list[dict[str, Any]] = [

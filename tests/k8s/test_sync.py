@@ -18,7 +18,7 @@ from tests.export import test_publish as publishing
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
-from tfserving.k8s.store import Limits, Store, SyncError
+from tfserving.foundation.store import Limits, Store, StoreError
 from tfserving.k8s.sync import MOST_BROKEN, Wanted, main, sync
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -351,9 +351,9 @@ def test_nothing_changes_when_the_store_or_the_configuration_cannot_be_read(plac
     version(places.remote)
     places.sync()
     (tmp_path / "models.config").write_text("model_config_list {")
-    with pytest.raises(SyncError, match=r"cannot read .*models\.config"):
+    with pytest.raises(StoreError, match=r"cannot read .*models\.config"):
         places.sync(Wanted(config=tmp_path / "models.config"))
-    with pytest.raises(SyncError, match="nonsense"):
+    with pytest.raises(StoreError, match="nonsense"):
         Store("nonsense://there")
     assert places.there() == {"digits/1"}
 

@@ -24,8 +24,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 # What signing and verifying import.
 SIGNATURES = ("cryptography", "model_signing", "OpenSSL", "sigstore")
-# By protocol the extras with the file systems of object stores.
-_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+# By protocol the extras with the file systems of object stores, and with what reads registries.
+_STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "oci": "oci"}
 _OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
 
 

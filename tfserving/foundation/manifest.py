@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from math import inf
 from pathlib import Path, PurePosixPath
 from types import NoneType
@@ -127,6 +128,14 @@ class Manifest:
         if type(found) is not int or found < 1:
             self._refuse(f"version is {_short(found)}, expected a number of at least 1")
         return found
+
+    def created(self) -> datetime | None:
+        """When the version was exported; None when the manifest doesn't name a time."""
+        found = self._content.get("created")
+        try:
+            return datetime.fromisoformat(found.replace("Z", "+00:00")) if isinstance(found, str) else None
+        except ValueError:
+            return None
 
     def sha256(self, name: str) -> str:
         """The SHA-256 of one file. Raises ManifestError when it isn't listed."""

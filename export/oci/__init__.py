@@ -1,0 +1,1 @@
+"""Versions in OCI registries: an image for each version, which containerd unpacks and `oras pull` fetches."""
