@@ -200,3 +200,62 @@ def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
     code, error = publish(tmp_path, "scaled/1")
     assert (code, "Install the extra 'mlflow'" in error) == (1, True)
+
+
+def fetch(folder: Path, *more: str) -> tuple[int, str]:
+    """The exit code of fetching version 1 of `scaled` from models:/scaled into a project's folder `fetched`."""
+    done = run_export(folder, "fetch", "models:/scaled", "scaled/1", "--folder", "fetched", *more)
+    return done.returncode, done.stdout if done.returncode == 0 else done.stderr.strip()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_registered_version_is_listed_and_fetched_as_it_was_signed(tmp_path: Path) -> None:
+    version = trusting(tmp_path)
+    assert publish(tmp_path, "scaled/1")[0] == 0
+    listed = run_export(tmp_path, "list", "models:/scaled", "--json")
+    assert listed.returncode == 0, listed.stderr
+    (model,) = json.loads(listed.stdout)["models"]
+    assert [one["version"] for one in model["versions"]] == [1]
+    code, printed = fetch(tmp_path)
+    assert (code, "signed by the key" in printed) == (0, True), printed
+    assert digest(tmp_path / "fetched/scaled/1") == digest(version)
+    assert "exists already, and is the same" in fetch(tmp_path)[1]
+    done = run_export(tmp_path, "fetch", "models:/scaled", "scaled/2", "--folder", "fetched")
+    assert (done.returncode, "models:/scaled has no version 2 of scaled" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("attack", ["changed", "manifest", "unsigned", "other-key", "added", "another-number"])
+def test_attack_a_version_that_was_changed_in_mlflow_is_not_fetched(tmp_path: Path, store: Path, attack: str) -> None:
+    trusting(tmp_path)
+    assert publish(tmp_path, "scaled/1")[0] == 0
+    stored = artifacts(store) / "saved_model"
+    if attack == "added":
+        (stored / "more").write_text("more")
+        with_manifest(stored)
+    elif attack == "another-number":
+        with_manifest(stored, number=2)
+    elif attack != "other-key":
+        (stored / "saved_model.pb").write_text("other")
+    if attack in ("manifest", "unsigned"):
+        with_manifest(stored)
+    if attack == "unsigned":
+        (stored / "assets.extra/model.sig").unlink()
+    if attack == "other-key":
+        sign_with(stored, make_key(tmp_path, "mallory")[0])
+    code, error = fetch(tmp_path)
+    assert (code, "models:/scaled" in error) == (1, True), error
+    assert not list((tmp_path / "fetched").glob("*/*/*"))
+
+
+@pytest.mark.usefixtures("store")
+def test_attack_a_newer_registration_of_the_same_number_is_refused_and_serves_nothing(tmp_path: Path) -> None:
+    version = trusting(tmp_path)
+    assert publish(tmp_path, "scaled/1")[0] == 0
+    other = tmp_path / "other"
+    shutil.copytree(version, other / "saved_model")
+    (other / "saved_model/saved_model.pb").write_text("another graph")
+    with_manifest(other / "saved_model")
+    mlflow_store.log(other, "scaled", **{"tfserving.model": "scaled", "tfserving.version": "1"})
+    code, error = fetch(tmp_path)
+    assert (code, "models:/scaled/scaled/1 " in error) == (1, True), error
+    assert not list((tmp_path / "fetched").glob("*/*/*"))
