@@ -21,12 +21,12 @@ HERE = Path(__file__).parent
 ROWS = np.array([[1.0, 2.0], [0.5, -1.0], [0.0, 4.0]], np.float32)
 
 
-class Tripled(tf.Module):
+class Tripled(tf.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.factor = tf.Variable(3.0)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="x")])
+    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="x")])  # type: ignore[untyped-decorator]
     def __call__(self, x: Any) -> dict[str, Any]:
         return {"y": x * self.factor}
 
