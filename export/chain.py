@@ -26,7 +26,7 @@ class Served:
         """Return a line about it; `manifest` is that of the version on disk."""
         found = f"{self.server}: version {manifest.version} of {self.name} is {self.state}"
         if self.manifest is None:
-            return f"{found}; this server does not show the digest of its manifest"
+            return f"{found}; the digest of its manifest is not shown there"
         same = "the same manifest" if self.manifest == manifest.digest else f"another manifest, sha256:{self.manifest}"
         return f"{found}, with {same}"
 

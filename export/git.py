@@ -22,7 +22,7 @@ SECONDS = 10.0
 _MOST_BYTES = 4 << 20
 # The number of paths of one call: the length of a command line is limited.
 _PATHS = 500
-_LONGEST_URL = 500
+_LONGEST_URL = 480
 # Never run anything of the repository's configuration, and never fetch. https://git-scm.com/docs/git-config has the
 # keys; a hook and a monitor are the only programs besides filters that a status runs.
 _NOTHING = {
@@ -159,8 +159,9 @@ def _checked(folder: Path, *words: str, config: Mapping[str, str] | None = None)
 
 def _git(folder: Path, *words: str, config: Mapping[str, str] | None = None) -> Finished:
     settings = [word for key, value in {**_NOTHING, **(config or {})}.items() for word in ("-c", f"{key}={value}")]
-    # Those of another repository, as in a hook of Git that exports.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Without those of another repository, as in a hook of Git that exports. The user's configuration stays.
+    theirs = {name for name in os.environ if name.startswith("GIT_") and not name.startswith("GIT_CONFIG_")}
+    env = {name: value for name, value in os.environ.items() if name not in theirs}
     command = ["git", "-C", str(folder), "--no-pager", *settings, *words]
     try:
         return run(command, SECONDS, env={**env, **_ENVIRONMENT}, most=_MOST_BYTES)

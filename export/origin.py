@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from tfserving import __version__
+import tfserving
 from tfserving.export.git import Checkout, GitError, checkout
 from tfserving.export.packages import imported_packages
 from tfserving.export.provenance import BuilderFile, Platform, Provenance, SourceCommit
@@ -62,7 +62,7 @@ class Origin:
             source=self._source(),
             builder_file=self._builder_file(),
             training_data=with_algorithms(training_data),
-            toolkit=__version__,
+            toolkit=tfserving.__version__,
             python=platform.python_version(),
             packages=dict(sorted(packages.items())),
             platform=this_platform(),
@@ -119,7 +119,7 @@ def _cpu() -> str | None:
 
 def _file_of(module: ModuleType | None) -> Path | None:
     """Return the real path of a module's file; None for a module without one, as in a zip file."""
-    name = vars(module).get("__file__") if module else None
+    name = getattr(module, "__dict__", {}).get("__file__")
     path = Path(name).resolve() if isinstance(name, str) else None
     return path if path and path.is_file() else None
 

@@ -90,8 +90,11 @@ def _password(path: Path) -> bytes:
     return prompted.encode()
 
 
-def check_certificate(path: Path, chain: tuple[Path, ...]) -> str:
-    """Return the subject of the certificate in a PEM file, after checking it and its chain. Raises SigningError."""
+def check_certificate(path: Path, chain: tuple[Path, ...], key: EllipticCurvePrivateKey) -> str:
+    """Return the subject of the certificate of `key` in a PEM file, after checking it and its chain.
+
+    Raises SigningError.
+    """
     from cryptography import x509
 
     for one in (path, *chain):
@@ -106,6 +109,8 @@ def check_certificate(path: Path, chain: tuple[Path, ...]) -> str:
             certificate, *more = found
             if more:
                 raise SigningError(f"{one} has {len(found)} certificates, expected one. Name the others in `chain`")
+    if certificate.public_key() != key.public_key():
+        raise SigningError(f"the certificate {path} is that of another private key")
     try:
         signs = certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
     except x509.ExtensionNotFound:

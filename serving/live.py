@@ -45,11 +45,14 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 
 
 def apply(fleet: Fleet, server: Running, wait: float, say: Say) -> None:
-    """Make `server` serve its models as in `fleet`, which was checked. `say` receives the progress.
+    """Make `server` serve its models as in `fleet`, which was checked and, with `trust`, admitted.
+
+    `say` receives the progress.
 
     Raises EngineError when a version fails to load or `wait` seconds pass. The file and the server are as before then.
     The error includes the reason if the server can't go back.
     """
+    server.check_trust(fleet)
     folder = config_folder(fleet, server.engine, server.grpc_port)
     path = folder / MODELS_CONFIG
     before = read_models_config(path)

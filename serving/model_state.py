@@ -16,7 +16,7 @@ def model_state(versions: Sequence[VersionStatus], labels: Mapping[str, int]) ->
 
 
 def lines(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each model, see `model_state`."""
+    """Yield a line for each model, see `model_state`, and one for each manifest that is known."""
     for name, model in models.items():
         if "error" in model:
             yield f"{name}: {model['error']}"
@@ -24,3 +24,8 @@ def lines(models: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         versions = "; ".join(str(VersionStatus(**version)) for version in model["versions"])
         labels = "".join(f", {label} → {version}" for label, version in model["labels"].items())
         yield f"{name}: {versions}{labels}" + (f". Clients get {model['summary']}" if "summary" in model else "")
+        for known in model.get("manifests", ()):
+            proof = f", signed by {known['signer']}" if known["signer"] else ""
+            if known["from"] == "folder":
+                proof = ". The server doesn't name it: it is that of the version's folder now"
+            yield f"  version {known['version']}: manifest {known['digest']}{proof}"

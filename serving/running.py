@@ -39,7 +39,8 @@ NOTE = "server.json"
 class Running:
     """A server of a fleet. Either `pid`, the process that runs it, or `container`, a container's id, is set.
 
-    With `whole` it serves all models of the fleet, also those that are added later. Otherwise `names` were chosen.
+    With `whole` it serves all models of the fleet, also those that are added later. Otherwise `names` were chosen. With
+    `copies` it loads copies of versions, see `tfserving.serving.admitted`.
     """
 
     engine: str
@@ -55,6 +56,7 @@ class Running:
     # The interval at which it reads models.config. 0: never, it is changed by HandleReloadConfigRequest.
     poll_seconds: int = POLL_SECONDS
     whole: bool = False
+    copies: bool = False
 
     # A note with other keys is refused.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - as pydantic has it
@@ -88,6 +90,18 @@ class Running:
             )
         return replace(self, names=names)
 
+    def check_trust(self, fleet: Fleet) -> None:
+        """Raise EngineError when `fleet` has `trust` and this server was started without, or the other way round.
+
+        It has other folders then, and a version that it has loaded from them isn't loaded again.
+        """
+        if self.copies != (fleet.trust is not None):
+            then, now = ("with", "without") if self.copies else ("without", "with")
+            raise EngineError(
+                f"the {self.title} was started {then} `trust`, and {fleet.file} is {now} it now. Stop the server and "
+                "start it again"
+            )
+
     def places(self, fleet: Fleet) -> Places:
         """Return the paths and ports of this server."""
         if self.is_container:
@@ -111,9 +125,9 @@ def write_config(folder: Path, files: Mapping[str, str]) -> None:
     """Write the files of a configuration, each whole or not at all, and remove others."""
     with writing(folder):
         # A container has another user, so the files are readable. The folder keeps other users of this machine out.
-        state = folder.parents[2]
-        state.mkdir(parents=True, exist_ok=True)
-        state.chmod(0o700)
+        for parent in (folder.parents[2], folder.parents[1]):
+            parent.mkdir(parents=True, exist_ok=True)
+            parent.chmod(0o700)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         for name, content in files.items():

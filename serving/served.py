@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from tfserving.foundation.command.hints import typed
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 
 
@@ -24,7 +25,8 @@ from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_na
 class Served:
     """What is served under `name`: versions of `model`, and their labels.
 
-    With `newest` the server also loads a newer version as soon as it finds one.
+    With `newest` the server also loads a newer version as soon as it finds one. With copies it doesn't: a command
+    copies a version for the servers, after checking who signed it.
     """
 
     name: str
@@ -44,8 +46,8 @@ def served(fleet: Fleet, name: str) -> tuple[Served, ...]:
     model, kept = fleet.models[name], tuple(fleet.kept(name))
     if STABLE not in model.labels:
         # A label needs its version loaded, beside the newest.
-        newest = not (isinstance(model.versions, tuple) or (model.versions is None and model.labels))
-        return (Served(name, name, kept, dict(model.labels), newest),)
+        fixed = isinstance(model.versions, tuple) or (model.versions is None and model.labels)
+        return (Served(name, name, kept, dict(model.labels), not (fixed or fleet.is_copied)),)
     labels = {label: version for label, version in model.labels.items() if label != CANARY}
     # Pods may have a version that this machine lacks.
     own = Served(name, name, tuple(sorted({*kept, *labels.values()})), labels)
@@ -110,6 +112,8 @@ def summary(fleet: Fleet, one: Served, version: int, everything: Iterable[Served
         model = fleet.models[one.model]
         listed = isinstance(model.versions, tuple)
         reason = "stable" if STABLE in one.labels else "in `versions`" if listed else "loaded"
+        if fleet.trust and not one.newest and reason == "loaded":
+            reason = f"admitted: run `{typed('serve reload', fleet=fleet.file)}`"
         others.append(f"{where} but not {reason}")
     return "; ".join([f"version {version}, {why(fleet, one)}", *others])
 
@@ -120,4 +124,4 @@ def newer_on_disk(fleet: Fleet, one: Served, version: int, everything: Iterable[
         return []
     others = [other for other in everything if other.model == one.model and other.name != one.name]
     elsewhere = {number for other in others for number in other.versions}
-    return [number for number in fleet.versions(one.model) if number > version and number not in elsewhere]
+    return [number for number in fleet.exported(one.model) if number > version and number not in elsewhere]

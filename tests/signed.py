@@ -109,11 +109,19 @@ class Authority:
         return key_signer(key, certificate, (self.intermediate,))
 
     def certificate(
-        self, name: str, email: str | None = None, password: str = "", days: tuple[int, int] = (-1, 90), **usage: bool
+        self,
+        name: str,
+        email: str | None = None,
+        password: str = "",
+        days: tuple[int, int] = (-1, 90),
+        *,
+        direct: bool = False,
+        **usage: bool,
     ) -> tuple[Path, Path]:
-        """The files of a signer's key and certificate."""
+        """The files of a signer's key and certificate, by the root itself when `direct`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        made = self._write(name, _named(name), self._issuer, key, self._middle, email=email, days=days, **usage)
+        issuer, by = (_named(self.name), self._key) if direct else (self._issuer, self._middle)
+        made = self._write(name, _named(name), issuer, key, by, email=email, days=days, **usage)
         return write_key(self.folder / f"{name}.key", key, password), made
 
     def _write(

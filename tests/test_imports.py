@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tfserving.cli import ENTRIES
-from tfserving.foundation.extras import EXTRAS
+from tfserving.foundation.extras import EXTRAS, SIGNATURES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tfserving"
@@ -129,10 +129,19 @@ def test_a_rooms_extra_brings_what_it_imports(room: str) -> None:
     extra = EXTRA_OF.get(room)
     base, brought = installed_with(None), installed_with(extra)
     used = {name.split(".")[0] for path in files(room) for name in imported(path) if "models" not in path.parts}
-    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving"}:
+    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving", *SIGNATURES}:
         package = PACKAGES.get(module, module.replace("_", "-"))
         assert package in brought, f"{room} imports {module}"
         assert package in base or module in EXTRAS[str(extra)], f"{room} imports {module}"
+
+
+def test_the_extra_for_signatures_brings_what_signing_and_verifying_import() -> None:
+    brought = installed_with("sign")
+    # The Update Framework is what Sigstore is distributed with.
+    theirs = {Requirement(one).name for one in (*(requires("model-signing") or ()), *(requires("tuf") or ()))}
+    assert "model-signing" in brought
+    for module in set(SIGNATURES) - {"model_signing"}:
+        assert {"OpenSSL": "pyopenssl"}.get(module, module.replace("_", "-")) in brought | theirs
 
 
 def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
@@ -154,7 +163,9 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
         "rest_responses",
     }
     library |= {"signatures", "sockets", "unreachable"}
-    paths = [*files("foundation"), *(PACKAGE / f"clients/{module}.py" for module in library)]
+    # What verifies signatures imports its libraries when there is one to verify.
+    light = [path for path in files("foundation") if path.parent.name != "trust"]
+    paths = [*light, *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
         if path.name != "generate.py" and path.parent.name != "command":
             assert {name.split(".")[0] for name in imported(path)} <= allowed, path

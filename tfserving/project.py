@@ -6,7 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfserving.foundation.command.errors import WRONG, CommandError
+import click
+
+from tfserving.foundation.command.errors import FAILED, WRONG, CommandError
 from tfserving.foundation.command.hints import typed
 from tfserving.foundation.command.project import default_fleet
 from tfserving.foundation.extras import how_to_install
@@ -44,6 +46,30 @@ class FoundProject:
         except FleetError as error:
             raise CommandError(str(error), WRONG) from None
         return self._fleet.model_folder(model)
+
+    def accepted_folder(self, model: str, version: int | None) -> Path:
+        """See Project. A version that isn't accepted is left out with a warning, unless it is the only one."""
+        folder = self.folder(model)
+        if self._fleet.trust is None:
+            return folder
+        from tfserving.foundation.command.progress import Progress
+        from tfserving.serving.admitted import admitted
+        from tfserving.serving.engines import EngineError
+        from tfserving.serving.served import loaded
+
+        refused: list[str] = []
+        numbers = [version] if version else sorted({*loaded(self._fleet, model)})
+        with Progress() as progress:
+            for number in numbers:
+                try:
+                    folder = admitted(self._fleet, {model: [number]}, progress.update).model_folder(model)
+                except EngineError as error:
+                    refused.append(str(error))
+        if len(refused) == len(numbers) > 0:
+            raise CommandError("\n".join(refused), FAILED)
+        for reason in refused:
+            click.echo(f"Left out: {reason}", err=True)
+        return folder
 
     def version(self, model: str) -> int:
         """Return the version that clients get: the `stable` one, else the newest. Raises CommandError."""

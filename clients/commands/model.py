@@ -66,10 +66,11 @@ def model_argument(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
-def fleet_model(text: str) -> ModelFolder | None:
+def fleet_model(text: str, *, accepted: bool = False) -> ModelFolder | None:
     """Return the model of the fleet that `text`, `MODEL[/VERSION]`, names; None when the fleet has none of this name.
 
-    Raises CommandError when models.yaml can't be used, and when the model has no version or lacks this one.
+    With `accepted` only its versions that models.yaml trusts. Raises CommandError when models.yaml can't be used, and
+    when the model has no version or lacks this one.
     """
     from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.foundation.golden import is_version, versions_on_disk
@@ -77,15 +78,16 @@ def fleet_model(text: str) -> ModelFolder | None:
     name, slash, version = text.partition("/")
     if (slash and not is_version(version)) or not _has(name, text):
         return None
-    folder = project().folder(name)
+    number = int(version) if slash else None
+    folder = project().accepted_folder(name, number) if accepted else project().folder(name)
     on_disk = versions_on_disk(folder) if folder.is_dir() else {}
     if not on_disk:
         build = typed(f"export build {name}", fleet=click.get_current_context().params.get("fleet"))
         raise CommandError(f"model {name!r} has no version in {folder}. Export one with `{build}`.", WRONG)
-    if slash and int(version) not in on_disk:
+    if number is not None and number not in on_disk:
         known = ", ".join(map(str, on_disk))
         raise CommandError(f"model {name!r} has no version {version} in {folder}; it has {known}.", WRONG)
-    return ModelFolder(name, folder, int(version) if slash else None)
+    return ModelFolder(name, folder, number)
 
 
 def _has(name: str, text: str) -> bool:
@@ -98,12 +100,12 @@ def _has(name: str, text: str) -> bool:
         raise
 
 
-def source_of(text: str) -> str | ModelFolder:
+def source_of(text: str, *, accepted: bool = False) -> str | ModelFolder:
     """Return the model of the fleet that `text` names, else `text` itself when it is a path that exists or a URL.
 
-    Raises CommandError for any other text.
+    `accepted`: see `fleet_model`. Raises CommandError for any other text.
     """
-    found = fleet_model(text)
+    found = fleet_model(text, accepted=accepted)
     if found is not None:
         return found
     if "://" in text or Path(text).exists():

@@ -181,7 +181,7 @@ def _model_folder(text: str) -> ModelFolder:
     from tfserving.clients.verification.proofs import ModelFolder
     from tfserving.foundation.golden import SAVED_MODEL, is_version, versions_on_disk
 
-    found = fleet_model(text)
+    found = fleet_model(text, accepted=True)
     if found is not None and found.version is not None:
         raise CommandError(f"{text} is one version; tune the model, {found.name}.", WRONG)
     if found is None:

@@ -143,7 +143,7 @@ def verify(
     if device and (tolerance or against):
         other = "--against" if against else "--absolute, --relative and --scale"
         raise click.UsageError(f"--device selects tolerances of the version, which aren't used with {other}")
-    subjects = [source_of(source) for source in sources] or _whole_fleet()
+    subjects = [source_of(source, accepted=True) for source in sources] or _whole_fleet()
     finished: list[Row] = []
     with Progress() as progress, _partly(finished):
         settings = Settings(
@@ -196,7 +196,7 @@ def _whole_fleet() -> list[str | ModelFolder]:
     models = project().models()
     if not models:
         raise CommandError("models.yaml has no models. Add one, or name a SOURCE.", WRONG)
-    return [source_of(name) for name in models]
+    return [source_of(name, accepted=True) for name in models]
 
 
 def _fleet_device(subjects: list[str | ModelFolder]) -> Device | None:

@@ -54,15 +54,16 @@ def provenance(
     which are checked first. With --sign it is a DSSE envelope with that statement. It contains what the export
     recorded: a signature shows who vouches for it.
     """
-    from tfserving.export.private_keys import read_private_key
-    from tfserving.export.slsa import BUILDER, is_uri, signed, statement
     from tfserving.foundation.extras import missing_for_signatures
     from tfserving.foundation.files import written_whole
 
-    if builder_id is not None and not is_uri(builder_id):
-        raise click.UsageError(f"--builder-id: got {builder_id!r}, expected a URI such as https://ci.example/workflow")
     if missing := missing_for_signatures("export provenance"):
         raise CommandError(missing, WRONG)
+    from tfserving.export.private_keys import read_private_key
+    from tfserving.export.slsa import BUILDER, is_uri, signed, statement
+
+    if builder_id is not None and not is_uri(builder_id):
+        raise click.UsageError(f"--builder-id: got {builder_id!r}, expected a URI such as https://ci.example/workflow")
     with checked_input():
         found = fleet_of(fleet)
         models = folder or (found.folder if found else Path("models"))

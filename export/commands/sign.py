@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  tfserving export sign                           the newest version of each model
+  tfserving export sign                        the newest of each model
   tfserving export sign digits/3 --key sign.key
-  tfserving export sign digits/3 --key sigstore   without a key
+  tfserving export sign digits --key sigstore  without a key
 
 \b
 Exit codes: 0 every version is signed; 1 one is not."""

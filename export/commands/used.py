@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from tfserving.serving.models_yaml.fleet import Fleet
 
 SECONDS = 5.0
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def use_of(manifest: Manifest | None, path: Path, fleet: Fleet | None, server: str | None) -> Use:
@@ -45,7 +50,8 @@ def _served(manifest: Manifest, server: str) -> list[Served]:
     from tfserving.export.chain import Served
     from tfserving.foundation.labels import canary_name
 
-    url = server.partition(",")[0]
+    urls = server.split(",")
+    url = urls[0]
     try:
         client = connect(url)
     except ValueError as error:
@@ -60,6 +66,26 @@ def _served(manifest: Manifest, server: str) -> list[Served]:
                 if error.code == "NOT_FOUND":
                     continue
                 raise CommandError(f"cannot list the versions on {url}: {error.hint or error}", UNREACHABLE) from None
-            states = [one.state for one in statuses if one.version == manifest.version]
-            found += [Served(url, name, state, None) for state in states]
+            for one in statuses:
+                if one.version == manifest.version:
+                    digest = _digest(urls, name, one.version) if one.state == "AVAILABLE" else None
+                    found.append(Served(url, name, one.state, digest))
     return found
+
+
+def _digest(urls: Sequence[str], name: str, version: int) -> str | None:
+    """Return the digest of the manifest that a server names over REST, as the embedded server does."""
+    import http.client
+
+    from tfserving.foundation.manifest import MANIFEST_HEADER
+
+    url = next((urlsplit(one) for one in urls if one.startswith(("http://", "https://"))), None)
+    if url is None:
+        return None
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = kind(url.netloc, timeout=SECONDS)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", f"/v1/models/{quote(name)}/versions/{version}/metadata")
+        named = _DIGEST.fullmatch(connection.getresponse().headers.get(MANIFEST_HEADER, ""))
+        return named[1] if named else None
+    return None

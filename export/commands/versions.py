@@ -123,13 +123,17 @@ def _line(version: dict[str, Any]) -> str:
 Examples:
   tfserving export inspect digits              the newest version
   tfserving export inspect digits/3 --json
-  tfserving export inspect digits/3 --server grpc://127.0.0.1:8500
+  tfserving export inspect digits/3 --server http://127.0.0.1:8501
   tfserving export inspect some/saved_model    any SavedModel"""
 )
 @click.argument("version", metavar="MODEL[/VERSION]|FOLDER", shell_complete=complete_models)
 @fleet_option
 @folder_option
-@click.option("--server", metavar="URL", help="Also show whether this server has the version.")
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Also show whether this server has the version. Its REST address shows whether the manifest is the same.",
+)
 @json_option
 def inspect(version: str, fleet: Path, folder: Path | None, server: str | None, as_json: bool) -> None:
     """Show the contents of a version, and where it is from.

@@ -15,7 +15,7 @@ from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.in_cluster import delete_job, job_runs
 from tfserving.k8s.commands.place import Place, model_argument, place_options, read_with
 from tfserving.k8s.commands.rollout_status import report, status
-from tfserving.k8s.commands.running import check_others, make_controller, run
+from tfserving.k8s.commands.running import check_others, judged_again, make_controller, run
 from tfserving.k8s.commands.start import start
 from tfserving.k8s.hints import recommended
 
@@ -75,6 +75,7 @@ def resume(model: str, fleet: Path, place: Place, no_labels: bool, wait: float) 
         state = place.store(read, model).load()
         if state is None:
             raise CommandError(f"no rollout of {model} was started.", WRONG)
+        read = judged_again(read, state, place)
         controller = make_controller(
             read, state, place, wait, read.rollout, write=not no_labels, check=state.phase == "loading"
         )
@@ -155,7 +156,8 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
 
     The old version is verified again. There is no comparison and no bake.
     """
-    from tfserving.k8s.rollout.plan import plan
+    from tfserving.foundation.command.progress import Progress
+    from tfserving.k8s.rollout.plan import judged, plan
 
     with failing(WRONG):
         read = read_with(fleet, model)
@@ -164,6 +166,8 @@ def undo(model: str, fleet: Path, place: Place, wait: float) -> None:
         if last is None or last.phase != "done":
             raise CommandError(_nothing_to_undo(model, last), WRONG)
         state = plan(read, model, last.old, strategy=last.strategy)
+        with Progress() as progress:
+            read = judged(read, state, progress.update)
         check_others(store, state)
         limits = {"window": 0.0, "longest": 0.0, "bake": 0.0, "weights": (100,), "probe": 0.0}
         controller = make_controller(read, state, place, wait, read.rollout.model_copy(update=limits))
@@ -209,6 +213,7 @@ def _request(model: str, fleet: Path, place: Place, request: Request, wait: floa
             store.save(dataclasses.replace(state, paused=True))
             _log(str(store.load()))
             return
+        read = judged_again(read, state, place, back=request == "abort")
         controller = make_controller(read, state, place, wait, read.rollout)
         state = state.back("aborted") if request == "abort" else dataclasses.replace(state, paused=False, manual=False)
     run(controller, state, back=request == "abort")

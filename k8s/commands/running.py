@@ -55,6 +55,21 @@ def make_controller(
     return Controller(strategy, place.store(fleet, state.model), log)
 
 
+def judged_again(fleet: Fleet, state: State, place: Place, *, back: bool = False) -> Fleet:
+    """Return the fleet whose versions another process of a rollout reads. See `plan.judged`.
+
+    Without `trust` they were judged when the rollout started. Raises RolloutError and EngineError.
+    """
+    from tfserving.foundation.command.progress import Progress
+    from tfserving.k8s.rollout.plan import judged
+
+    if fleet.trust is None or state.over:
+        return fleet
+    with Progress() as progress:
+        # A pod that connects to others has copies that nothing else writes to.
+        return judged(fleet, state, progress.update, copy=not place.direct, back=back or state.phase == "rolling-back")
+
+
 def check_others(store: Store, state: State) -> None:
     """Raise RolloutError when a rollout of another model excludes a new one in `state`."""
     from tfserving.k8s.rollout.target import RolloutError

@@ -14,7 +14,7 @@ from tfserving.k8s.commands.failures import failing
 from tfserving.k8s.commands.in_cluster import followed, in_a_job, labels_are_missing, launched, write_final_labels
 from tfserving.k8s.commands.place import Place, place_options, read_with
 from tfserving.k8s.commands.rollout_status import write
-from tfserving.k8s.commands.running import check_others, make_controller, run
+from tfserving.k8s.commands.running import check_others, judged_again, make_controller, run
 from tfserving.k8s.commands.stable_label import check_same_labels, set_stable, with_stable
 from tfserving.k8s.hints import recommended
 
@@ -103,6 +103,7 @@ def start(
                 return
         if before and not before.over:
             state = _resumed(before, new, dry=dry_run)
+            read = read if dry_run or in_cluster else judged_again(read, state, place)
         else:
             strategy: StrategyName = "pods" if by_pods else "in-place"
             read, state = _planned(
@@ -182,7 +183,8 @@ def _planned(
     if STABLE in fleet.models[model].labels:
         if place.cluster:
             check_same_labels(fleet, model, place)
-        return fleet, plan(fleet, model, new, manual=manual, strategy=strategy)
+        state = plan(fleet, model, new, manual=manual, strategy=strategy)
+        return _judged(fleet, state), state
     labelled = with_stable(fleet, model, place)
     version = labelled.models[model].labels[STABLE]
 
@@ -201,8 +203,17 @@ def _planned(
         # With the label, a version that is exported next doesn't reach clients before its rollout.
         label()
         raise CommandError(str(error), WRONG if dry else FAILED) from None
+    read = _judged(labelled, state)
     label()
-    return labelled, state
+    return read, state
+
+
+def _judged(fleet: Fleet, state: State) -> Fleet:
+    from tfserving.foundation.command.progress import Progress
+    from tfserving.k8s.rollout.plan import judged
+
+    with Progress() as progress:
+        return judged(fleet, state, progress.update)
 
 
 def _log(text: str) -> None:

@@ -112,6 +112,7 @@ class LocalTarget:
         """See Target."""
 
     def _instance(self, server: Running) -> LocalInstance:
+        server.check_trust(self._fleet)
         folder = config_folder(self._fleet, server.engine, server.grpc_port)
         return LocalInstance(server, folder / MODELS_CONFIG, fleet_device(self._fleet, server.engine))
 

@@ -13,6 +13,7 @@ from tfserving.k8s.rollout.remaining import about, remaining
 from tfserving.k8s.rollout.serves import final_labels
 from tfserving.k8s.rollout.state import Figure, State, StrategyName
 from tfserving.k8s.rollout.target import RolloutError
+from tfserving.serving.admitted import admitted
 from tfserving.serving.models_yaml.fleet import CANARY, STABLE, Fleet, canary_name
 from tfserving.serving.models_yaml.rollout import Rollout
 
@@ -26,8 +27,8 @@ def plan(
 ) -> State:
     """Return the first state of a rollout of `model` to version `new` (default: the newest).
 
-    Raises RolloutError when the model has no label `stable`, or the files of a version don't match its manifest, and
-    StableError when the version is stable already.
+    `judged` judges the files. Raises RolloutError when the model has no label `stable`, and StableError when the
+    version is stable already.
     """
     found = fleet.versions(model)
     if not found:
@@ -59,16 +60,34 @@ def plan(
                 f"instead of version {new}. Remove the label first, with "
                 f"`{recommended(f'labels remove {model} {label}')}`."
             )
-    for version in (old, new):
-        try:
-            accept(fleet.model_folder(model) / str(version), model, version, fleet.trusted)
-        except VersionError as error:
-            raise RolloutError(str(error)) from None
     state = State(model, old, new, dict(labels), tuple(fleet.kept(model)), (), strategy, manual=manual)
     after = tuple(fleet.with_labels(model, final_labels(state)).kept(model))
     if new not in after:
         raise RolloutError(f"models.{model}.versions does not contain version {new}. Add it to that list first.")
     return replace(state, after=after)
+
+
+def judged(
+    fleet: Fleet, state: State, report: Callable[[str], None], *, copy: bool = True, back: bool = False
+) -> Fleet:
+    """Return the fleet whose versions a rollout reads, after judging them: with `trust` these are copies.
+
+    What is written to the folder of models.yaml after this doesn't change the rollout. Without `copy` the versions are
+    judged where they are, as in a pod that has copies already. To go `back` the new version isn't needed. Raises
+    RolloutError when a version isn't accepted, and EngineError.
+    """
+    needed = {state.old} if back else {state.old, state.new}
+    if fleet.trust and copy:
+        # Pods may have a version with a label that this machine lacks.
+        there = {*fleet.exported(state.model)} & {*state.labels.values(), *state.versions, *state.after}
+        more = there - {state.new} if back else there
+        return fleet.reading(admitted(fleet, {state.model: needed | more}, report).folder)
+    for version in () if back else sorted(needed):
+        try:
+            accept(fleet.model_folder(state.model) / str(version), state.model, version, fleet.trusted)
+        except VersionError as error:
+            raise RolloutError(str(error)) from None
+    return fleet
 
 
 def with_metrics(fleet: Fleet, state: State, log: Callable[[str], None]) -> State:

@@ -19,7 +19,7 @@ def apply(fleet: Fleet, changed: tuple[str, ...], wait: float, *, listed: bool =
 
     With `listed`, print everything that each server reports afterwards. Raises CommandError.
     """
-    from tfserving.serving import live
+    from tfserving.serving import admitted, live
     from tfserving.serving.docker import deployment
     from tfserving.serving.engines import refuse
     from tfserving.serving.lint import problems
@@ -28,14 +28,20 @@ def apply(fleet: Fleet, changed: tuple[str, ...], wait: float, *, listed: bool =
     with before_it_starts():
         servers = [(server, server.following(fleet, changed)) for server in running(fleet, deployment.exists)]
         for _, server in servers:
+            server.check_trust(fleet)
             refuse(problems(fleet, server.names, container=server.is_container, engine=server.engine), say)
-        if not servers:
+        if servers:
+            names = dict.fromkeys(name for _, server in servers for name in server.names)
+            with Progress() as progress:
+                copied = admitted.admitted_for(fleet, names, progress.update)
+        else:
             refuse(problems(fleet, changed, container=False), say)
+            admitted.check(fleet, changed)
     with while_it_runs():
         for before, server in servers:
             with Progress() as progress:
                 progress.update(f"Waiting for the {server.title}")
-                live.apply(fleet, server, wait, progress.line)
+                live.apply(copied, server, wait, progress.line)
             if server != before:
                 note(fleet, server)
             if listed:

@@ -39,6 +39,11 @@ def banner(plan: Plan, engine: str, versions: Mapping[str, int], last: Sequence[
             *([f"Device  {device}"] if device else ()),
             "Send a request from another shell:",
             *(f"  {line}" for line in _requests(plan, *next(iter(versions.items())))),
+            *(
+                [f"A version that is signed later is loaded by `{typed('serve reload', fleet=plan.fleet.file)}`."]
+                if plan.fleet.trust
+                else ()
+            ),
             *last,
         ]
     )

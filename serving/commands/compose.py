@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -49,7 +50,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
     Returns when every model is available and every service responds. Services
     that run are restarted only if their settings have changed.
     """
-    from tfserving.serving import engines
+    from tfserving.serving import admitted, engines
     from tfserving.serving.compose import project
     from tfserving.serving.docker import daemon
     from tfserving.serving.lint import problems, settings_problems
@@ -66,6 +67,8 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
             project.check_ports(plan)
             export_missing(read, missing)
             engines.refuse(problems(read, plan.names), say)
+            with Progress() as progress:
+                plan = dataclasses.replace(plan, fleet=admitted.admitted_for(read, plan.names, progress.update))
         with while_it_runs(), Progress() as progress:
             progress.update("Waiting for the services")
             versions = project.up(plan, wait, progress)
@@ -87,6 +90,7 @@ Example:
 @fleet_option
 def down(fleet: Path) -> None:
     """Drain the server and remove all services and their metrics."""
+    from tfserving.serving import admitted
     from tfserving.serving.compose import project
     from tfserving.serving.docker import daemon
     from tfserving.serving.models_yaml.fleet import read_fleet
@@ -97,6 +101,7 @@ def down(fleet: Path) -> None:
     with while_it_runs(), Progress() as progress:
         progress.update("Draining")
         found = project.down(read, progress)
+        admitted.clean(read)
     say("Stopped." if found else f"No services of {read.file} are up.")
 
 
@@ -115,6 +120,7 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
 
     FOLDER must not exist. Copy it and the folder of the models to a machine
     with Docker. FOLDER may contain a private key, so only you can read it.
+    It is refused if models.yaml has `trust`, which nothing checks there.
     """
     from tfserving.serving import engines
     from tfserving.serving.compose import files, project
@@ -123,6 +129,11 @@ def render(folder: Path, fleet: Path, host: str, port: int, rest_port: int, wait
 
     with before_it_starts():
         read = read_fleet(fleet)
+        if read.trust:
+            raise engines.EngineError(
+                "trust: nothing would check the models on the other machine. Build an image that contains them, with "
+                f"`{typed('image', fleet=read.file)}`, or install the toolkit there and run `tfserving compose up`"
+            )
         plan = engines.Plan(read, read.select(()), host, port, rest_port)
         engines.refuse([*problems(read, plan.names), *project.problems(plan)], say)
         if folder.exists():

@@ -47,6 +47,7 @@ def config(
     The configuration is files, flags and variables generated from models.yaml.
     A private key is left out.
     """
+    from tfserving.serving.admitted import without_copying
     from tfserving.serving.config import container_config, on_host, server_config
     from tfserving.serving.docker.container import environment
     from tfserving.serving.engines import EngineError
@@ -71,6 +72,7 @@ def config(
                 click.get_current_context().exit(WRONG)
             say(f"{read.file}: no errors for {', '.join(names)}.")
             return
+        read = without_copying(read, names)
         if local:
             places = on_host(read, port, rest_port, config_folder(read, "native", port))
             made = server_config(read, names, places, embedded=False)

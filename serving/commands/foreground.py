@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,7 @@ def foreground(
     wait: float,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM."""
-    from tfserving.serving import engines
+    from tfserving.serving import admitted, engines
     from tfserving.serving.engines.choice import choose
     from tfserving.serving.gpu_lint import missing_gpus
     from tfserving.serving.lint import problems, settings_problems
@@ -62,11 +63,14 @@ def foreground(
         container = chosen.name == "docker"
         lacking = () if container else missing_gpus(read.server)
         engines.refuse([*lacking, *problems(read, plan.names, container=container, engine=chosen.name)], say)
+        with Progress() as progress:
+            plan = dataclasses.replace(plan, fleet=admitted.admitted_for(read, plan.names, progress.update))
     _run(plan, chosen, wait)
 
 
 def _run(plan: Plan, engine: Engine, wait: float) -> None:
     """Start a server, wait until its models are available, and end with it or end it."""
+    from tfserving.serving import admitted
     from tfserving.serving.engines.exit_codes import meaning
 
     # The end of the terminal ends the server, too. Where it is ignored, as under nohup, it stays so.
@@ -80,6 +84,7 @@ def _run(plan: Plan, engine: Engine, wait: float) -> None:
                 progress.line(f"{what} …")
                 progress.update(what)
                 server = engine.start(plan)
+                admitted.release()
                 versions = server.wait_until_ready(wait, progress.update)
             ready = True
             click.echo(banner(plan, engine.name, versions, ["Ctrl-C stops it."]))
@@ -92,6 +97,8 @@ def _run(plan: Plan, engine: Engine, wait: float) -> None:
     finally:
         if server:
             server.stop()
+            with while_it_runs():
+                admitted.clean(plan.fleet)
 
 
 def _drain(server: Server) -> None:

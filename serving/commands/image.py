@@ -27,8 +27,9 @@ Examples:
 def image(names: tuple[str, ...], fleet: Path, tag: str | None, no_export: bool) -> None:
     """Build an image that contains the models.
 
-    The image contains the versions that are served, their configuration and
-    flags. Each version is compared with its manifest first.
+    The image contains copies of the versions that are served, their
+    configuration and flags. Each copy is compared with its manifest, and if
+    models.yaml has `trust`, somebody of it must have signed it.
     """
     from tfserving.serving import engines
     from tfserving.serving.docker import bake, daemon

@@ -35,7 +35,9 @@ def reload(*, fleet: Path, target: Target | None, config: str | None, wait: floa
     """Load changed models, versions and labels of models.yaml.
 
     A server that was started for chosen models keeps to these. Other settings
-    in models.yaml need a restart. With --server and --config, send FILE to any
+    in models.yaml need a restart. If models.yaml has `trust`, a version that
+    was exported since is loaded by this command, after it is checked who
+    signed it. With --server and --config, send FILE to any
     TensorFlow Serving over gRPC. It unloads models that FILE does not name.
     """
     if target is not None:

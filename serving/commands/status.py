@@ -42,7 +42,8 @@ def status(*, names: tuple[str, ...], fleet: Path, target: Target | None, as_jso
     """List the servers and the state and labels of their versions.
 
     Without --server, these are the servers of models.yaml that run on this
-    machine. With --server and MODEL, no models.yaml is needed.
+    machine. Each loaded version has the digest of its manifest, and who signed
+    it if models.yaml has `trust`. With --server and MODEL, no models.yaml is needed.
     """
     if target is not None:
         _show_one(target, names, fleet, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -33,7 +34,7 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
     running server takes changed models, labels and versions. If anything else
     has changed, the container is replaced.
     """
-    from tfserving.serving import engines
+    from tfserving.serving import admitted, engines
     from tfserving.serving.docker import daemon, deployment
     from tfserving.serving.lint import problems, settings_problems
     from tfserving.serving.models_yaml.fleet import read_fleet
@@ -48,6 +49,8 @@ def up(names: tuple[str, ...], fleet: Path, host: str, port: int, rest_port: int
             deployment.check_ports(plan)
             export_missing(read, missing)
             engines.refuse(problems(read, plan.names), say)
+            with Progress() as progress:
+                plan = dataclasses.replace(plan, fleet=admitted.admitted_for(read, plan.names, progress.update))
         with while_it_runs(), Progress() as progress:
             progress.update("Waiting for the server")
             versions = deployment.up(plan, wait, progress)
@@ -64,6 +67,7 @@ Example:
 @fleet_option
 def down(fleet: Path) -> None:
     """Drain the server and remove its container."""
+    from tfserving.serving import admitted
     from tfserving.serving.docker import deployment
     from tfserving.serving.models_yaml.fleet import read_fleet
 
@@ -72,6 +76,7 @@ def down(fleet: Path) -> None:
     with while_it_runs(), Progress() as progress:
         progress.update("Draining")
         found = deployment.down(read, progress)
+        admitted.clean(read)
     say("Stopped." if found else f"No server of {read.file} is up.")
 
 
@@ -84,7 +89,7 @@ Example:
 @wait_option
 def restart(fleet: Path, wait: float) -> None:
     """Drain the server and start it again."""
-    from tfserving.serving import engines, running
+    from tfserving.serving import admitted, engines, running
     from tfserving.serving.docker import deployment
     from tfserving.serving.lint import problems
     from tfserving.serving.models_yaml.fleet import read_fleet
@@ -92,8 +97,11 @@ def restart(fleet: Path, wait: float) -> None:
     with before_it_starts():
         read = read_fleet(fleet)
         note = deployment.note_of(read).following(read, read.models)
-        plan = engines.Plan(read, note.names, note.host, note.grpc_port, note.rest_port, note.whole)
-        engines.refuse(problems(read, plan.names), say)
+        note.check_trust(read)
+        engines.refuse(problems(read, note.names), say)
+        with Progress() as progress:
+            copied = admitted.admitted_for(read, note.names, progress.update)
+        plan = engines.Plan(copied, note.names, note.host, note.grpc_port, note.rest_port, note.whole)
     with while_it_runs():
         with Progress() as progress:
             progress.update("Restarting")

@@ -101,7 +101,7 @@ def up(plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
     fleet = plan.fleet
     with contextlib.closing(daemon.connect()) as client:
         for setting, image in images(plan).items():
-            find_or_pull(client, image, progress, setting)
+            find_or_pull(client, image, progress, setting, by_digest=fleet.trust is not None)
         made = files(plan, wait)
         folder = running.config_folder(fleet, ENGINE, plan.grpc_port).parent
         noted = [server for server in running.running(fleet, exists) if server.engine == ENGINE]
@@ -110,7 +110,9 @@ def up(plan: Plan, wait: float, progress: Progress) -> dict[str, int]:
             down = typed("compose down", fleet=fleet.file)
             raise EngineError(f"it is running with gRPC on port {elsewhere[0].grpc_port}. Stop it first: `{down}`")
         found = containers.find(client, running.fleet_id(fleet), "compose")
-        if was_up and found and found[0].status == "running":
+        # Without it, Compose replaces the container, which has another folder.
+        same = was_up and was_up[0].copies == fleet.is_copied
+        if same and found and found[0].status == "running":
             live.apply(fleet, dataclasses.replace(was_up[0], names=plan.names), wait, progress.line)
         for name, texts in made.items():
             if name != ".":
@@ -153,6 +155,7 @@ def _ready(client: DockerClient, plan: Plan, wait: float, progress: Progress) ->
         container=str(found[0].id),
         poll_seconds=container_config(plan.fleet, plan.names).poll_seconds,
         whole=plan.whole,
+        copies=plan.fleet.is_copied,
     )
     running.note(plan.fleet, note)
     versions = ContainerServer(client, found[0], plan).wait_until_settled(wait, progress.update)

@@ -1,6 +1,7 @@
 """Building an image that contains models: `tfserving image`.
 
-models.yaml ──► context: models/NAME/VERSION, config/, serve-fleet, Dockerfile ──► build by the engine ──► image
+models/NAME/VERSION ──copy──► accept ──┐
+models.yaml ──► context: config/, serve-fleet, Dockerfile, the copies ──► build by the engine ──► image
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.command.progress import Progress
-from tfserving.foundation.trust import accept
+from tfserving.foundation.temporary import temporary_folder
+from tfserving.foundation.trust import Accepted
 from tfserving.foundation.version_files import VersionError
 from tfserving.serving.config import container_config, entry_point, in_container
 from tfserving.serving.docker import daemon
@@ -31,6 +33,7 @@ from tfserving.serving.gpu_environment import gpu_environment
 from tfserving.serving.models_yaml.fleet import Fleet
 from tfserving.serving.running import fleet_id
 from tfserving.serving.served import loaded
+from tfserving.serving.version_copies import copy_accepted
 
 # In seconds; `docker stop` sends SIGKILL after 10.
 LONGEST_DRAIN = 8
@@ -42,24 +45,19 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
 
     Without `tag`, the tag is a hash of the content, so no two images have the same name.
 
-    It contains the versions that `serve up` would serve, each compared with its manifest first. Its labels are those of
-    https://github.com/opencontainers/image-spec/blob/main/annotations.md, and the digest of every version's manifest.
-    Raises EngineError when a version differs from its manifest, or the build fails. An image never contains a TLS key.
+    It contains copies of the versions that `serve up` would serve, each accepted before. Nobody else can write to them.
+    Its labels are those of https://github.com/opencontainers/image-spec/blob/main/annotations.md, the digest of every
+    version's manifest, and, with `trust`, who signed it. Raises EngineError when a version isn't accepted, or the build
+    fails. An image never contains a key.
     """
     if fleet.server.tls:
         raise EngineError("server.tls: an image must not contain a private key. Mount /config where it runs")
     with contextlib.closing(daemon.connect()) as client, tempfile.TemporaryFile() as staged:
-        base = find_or_pull(client, fleet.server.image_name, progress)
-        versions = [(name, version) for name in names for version in sorted({*loaded(fleet, name)})]
-        try:
-            digests = {
-                f"{name}/{version}": accept(
-                    fleet.model_folder(name) / str(version), name, version, fleet.trusted
-                ).digest
-                for name, version in versions
-            }
-        except VersionError as problem:
-            raise EngineError(str(problem)) from None
+        base = find_or_pull(client, fleet.server.image_name, progress, by_digest=fleet.trust is not None)
+        with temporary_folder("copies of the versions", "image-") as folder:
+            copied, versions = _copied(fleet, names, folder, progress)
+            _stage(copied, names, staged)
+        digests = {name: accepted.digest for name, accepted in versions.items()}
         tag = tag or _tag(fleet, names, digests)
         labels = {
             "org.opencontainers.image.title": f"TensorFlow models: {', '.join(names)}",
@@ -67,11 +65,10 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
             "org.opencontainers.image.base.name": fleet.server.image_name,
             PREFIX: "fleet",
             **{f"{PREFIX}.manifest.{name}": f"sha256:{digest}" for name, digest in digests.items()},
+            **{f"{PREFIX}.signer.{name}": one.signer for name, one in versions.items() if one.signer},
         }
         if pulled := base.attrs.get("RepoDigests"):
             labels["org.opencontainers.image.base.digest"] = pulled[0].partition("@")[2]
-        progress.line(f"Copying {', '.join(digests)} …")
-        _stage(fleet, names, staged)
         staged.seek(0)
         progress.line(f"Building {tag} on {fleet.server.image_name} …")
         progress.update(f"Building {tag}")
@@ -90,6 +87,26 @@ def bake(fleet: Fleet, names: tuple[str, ...], tag: str | None, progress: Progre
                 if error := event.get("error"):
                     raise EngineError(f"{tag} can't be built: {error}")
             return tag, str(client.images.get(tag).id)
+
+
+def _copied(
+    fleet: Fleet, names: tuple[str, ...], folder: Path, progress: Progress
+) -> tuple[Fleet, dict[str, Accepted]]:
+    """Copy the versions that servers load to `folder`; return the fleet of copies, and each by MODEL/VERSION.
+
+    Raises EngineError when one isn't accepted.
+    """
+    versions = {name: sorted({*loaded(fleet, name)}) for name in names}
+    titles = {f"{name}/{number}": (name, number) for name, numbers in versions.items() for number in numbers}
+    progress.line(f"Copying {', '.join(titles)} …")
+    accepted = {}
+    try:
+        for title, (name, number) in titles.items():
+            source = fleet.model_folder(name) / str(number)
+            accepted[title] = copy_accepted(source, folder / title, name, number, fleet.trusted, progress.update)
+    except VersionError as problem:
+        raise EngineError(str(problem)) from None
+    return fleet.with_copies(folder, versions), accepted
 
 
 def _tag(fleet: Fleet, names: tuple[str, ...], digests: Mapping[str, str]) -> str:

@@ -27,16 +27,25 @@ _SILENCE_SECONDS = 60
 _LOOK_UP_SECONDS, _LOOK_UPS_SECONDS = 10, 30
 
 
-def find_or_pull(client: DockerClient, name: str, progress: Progress, setting: str = "server.image") -> Image:
+def find_or_pull(
+    client: DockerClient, name: str, progress: Progress, setting: str = "server.image", *, by_digest: bool = False
+) -> Image:
     """Return the image `name`, with a tag or digest. Pull it with progress if it isn't on this machine.
 
-    `setting` is its key in models.yaml. Raises EngineError when there is no such image, or none for this machine's
+    `setting` is its key in models.yaml. With `by_digest` nothing is pulled by a tag, which whoever can write to the
+    registry can move to another image. Raises EngineError when there is no such image, or none for this machine's
     architecture. For a release of TensorFlow Serving without an image, the error names the newest one that has one.
     """
     from docker.errors import ImageNotFound
 
     with explained(f"cannot look up image {name}"), contextlib.suppress(ImageNotFound):
         return client.images.get(name)
+    if by_digest and "@" not in name:
+        raise EngineError(
+            f"image {name} is not on this machine. With `trust` no image is pulled by a tag, because its registry may "
+            f"contain another image tomorrow. Set {setting} to a digest, {name}@sha256:…, or pull it yourself after "
+            "checking it"
+        )
     progress.line(f"Pulling {name} …")
     try:
         with explained(f"cannot pull image {name}"):

@@ -143,7 +143,7 @@ def last_lines(container: Container) -> str:
 def prepare(client: DockerClient, plan: Plan, progress: Progress) -> tuple[Image, ServerConfig]:
     """Return the image, pulled if needed, and the configuration; print a warning if the releases differ."""
     name = plan.fleet.server.image_name
-    image = find_or_pull(client, name, progress)
+    image = find_or_pull(client, name, progress, by_digest=plan.fleet.trust is not None)
     # A version in the name was checked before.
     version = None if version_in(name) else version_of(name, image.labels or {})
     if version:
@@ -205,6 +205,7 @@ def start(
         container=str(container.id),
         poll_seconds=config.poll_seconds,
         whole=plan.whole,
+        copies=plan.fleet.is_copied,
     )
     running.note(plan.fleet, note)
     return ContainerServer(client, container, plan)

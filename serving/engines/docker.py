@@ -25,7 +25,7 @@ class Docker:
     def prepare(self, fleet: Fleet, progress: Progress) -> None:
         """Pull the image if it isn't on this machine. Raises EngineError when it can't be pulled."""
         with contextlib.closing(daemon.connect()) as client:
-            find_or_pull(client, fleet.server.image_name, progress)
+            find_or_pull(client, fleet.server.image_name, progress, by_digest=fleet.trust is not None)
 
     def start(self, plan: Plan) -> Server:
         """Start a container that ends with this process."""

@@ -66,6 +66,7 @@ class ServerProcess:
             began=running.began(me),
             poll_seconds=config.poll_seconds,
             whole=plan.whole,
+            copies=plan.fleet.is_copied,
         )
         try:
             running.write_config(folder, config.files)

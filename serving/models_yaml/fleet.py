@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -168,6 +168,9 @@ class Fleet(Strict):
         ),
     ] = None
     _file: Path = PrivateAttr(default=Path("models.yaml"))
+    # Of copies: the folder of the originals. Of a fleet that has only its copies, these by model.
+    _originals: Path | None = PrivateAttr(default=None)
+    _copied: Mapping[str, tuple[int, ...]] | None = PrivateAttr(default=None)
 
     @field_validator("models")
     @classmethod
@@ -201,8 +204,33 @@ class Fleet(Strict):
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of model `name` on disk, oldest first; empty if it was never exported."""
-        folder = self.model_folder(name)
+        return self.exported(name) if self._copied is None else list(self._copied.get(name, ()))
+
+    def exported(self, name: str) -> list[int]:
+        """Return the versions of model `name` in the folder of models.yaml, oldest first, whether copied or not."""
+        folder = self.export_folder(name)
         return sorted(versions_on_disk(folder)) if folder.is_dir() else []
+
+    def export_folder(self, name: str) -> Path:
+        """Return the absolute folder of model `name` in the folder of models.yaml, whether copied or not."""
+        return ((self._originals or self.folder) / name).absolute()
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether this is a fleet of copies, see `with_copies`."""
+        return self._copied is not None
+
+    def reading(self, folder: Path) -> Fleet:
+        """Return this fleet with copies of some versions in `folder`, which are read in place of the originals."""
+        reading = self.model_copy(update={"folder": folder})
+        reading._originals = self._originals or self.folder
+        return reading
+
+    def with_copies(self, folder: Path, versions: Mapping[str, Iterable[int]]) -> Fleet:
+        """Return this fleet with copies of `versions`, by model, in `folder`, and with no other versions."""
+        copied = self.reading(folder)
+        copied._copied = {name: tuple(sorted({*numbers})) for name, numbers in versions.items()}
+        return copied
 
     def kept(self, name: str) -> list[int]:
         """Return the versions of model `name` on disk that are served under this name, oldest first.

@@ -100,6 +100,14 @@ def test_a_wrong_models_yaml_is_a_problem_with_its_line(project: Path) -> None:
     assert serve["reasons"][0].startswith("models.yaml: ")
 
 
+def test_a_key_that_trust_names_and_is_not_there_is_a_problem(project: Path) -> None:
+    (project / "models.yaml").write_text(f"{FLEET}trust: {{keys: [missing.pub]}}\n")
+    code, checks, _ = doctor()
+    assert code == 1
+    assert checks["models.yaml"]["state"] == "problem"
+    assert checks["models.yaml"]["found"] == f"trust: {project}/missing.pub: No such file or directory"
+
+
 def test_a_model_that_does_not_exist_is_a_problem() -> None:
     code, checks, _ = doctor("yours")
     assert code == 1

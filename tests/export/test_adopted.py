@@ -14,6 +14,7 @@ import tensorflow as tf
 from tests.export import found, zoo
 from tests.export.conftest import Project, digest, export_to, is_complete
 from tfserving.export import copied
+from tfserving.export.chain import Use, links
 from tfserving.export.errors import BuilderError
 from tfserving.export.existing import load_existing
 from tfserving.export.manifest import Manifest, read_manifest
@@ -77,7 +78,7 @@ def test_a_savedmodel_of_tensorflow_1_is_copied_and_proven_with_its_table_and_as
     assert given.outputs["id"].tolist() == [1, -1]
     assert project.run("check").returncode == 0
     assert project.run("lint").stdout == "models/adopted/1: no findings\n"
-    assert "from the SavedModel" in project.run("inspect", "adopted").stdout
+    assert "none: the SavedModel" in project.run("inspect", "adopted").stdout
 
 
 def test_a_wrong_answer_that_is_given_is_told(project: Project, tf1: Path) -> None:
@@ -311,10 +312,8 @@ def test_more_files_than_a_manifest_lists_are_told(
 def test_what_is_neither_a_builder_nor_a_named_folder_is_wrong_usage(project: Project, tf1: Path) -> None:
     done = project.run("build", "adopted=nowhere/here")
     assert done.returncode == 2
-    assert (
-        "expected NAME=MODULE:FUNCTION or NAME=FOLDER with the folder of a SavedModel, got 'nowhere/here'"
-        in done.stderr
-    )
+    assert "expected NAME=MODULE:FUNCTION, NAME=FOLDER with the folder of a SavedModel or " in done.stderr
+    assert "NAME=models:/NAME/VERSION, got 'nowhere/here'" in done.stderr
     nameless = project.run("build", str(tf1))
     assert nameless.returncode == 2
     assert f"{tf1} is the folder of a SavedModel. Give it a name: NAME={tf1}" in nameless.stderr
@@ -343,4 +342,4 @@ def test_one_that_tensorflow_cannot_save_again_names_the_way_that_works(tf1: Pat
 def test_manifests_say_a_builder_or_a_savedmodel(version: Path) -> None:
     said = json.loads((version / "assets.extra/manifest.json").read_text())
     assert "saved_model" not in said
-    assert Manifest.model_validate(said).source == "by zoo:scale"
+    assert dict(links(Manifest.model_validate(said), "no", Use()))["builder"].startswith("zoo:scale, ")

@@ -51,10 +51,10 @@ def test_a_file_more_or_less_or_cut_short_is_found(copied: Path) -> None:
         check_files(copied)
     size = golden.stat().st_size
     assert str(found.value).splitlines() == [
-        "the version was changed since its export:",
+        f"{copied} was changed since its export:",
         "  fingerprint.pb is missing",
-        "  notes.txt is not in the manifest",
         f"  assets.extra/golden.tfrecord: got {size} bytes, expected {size + 1}",
+        "  notes.txt is not in the manifest",
     ]
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_version_is_told_and_the_others_are_checked_all_the_same(expor
     flip(copied / "variables/variables.data-00000-of-00001", 12)
     done = exported.run("check", str(copied), "scale/1")
     assert done.returncode == 1
-    assert f"Error: {copied}: the version was changed since its export:" in done.stderr
+    assert f"Error: {copied}: {copied} was changed since its export:" in done.stderr
     assert "  variables/variables.data-00000-of-00001: got SHA-256 " in done.stderr
     assert "models/scale/1: 6 files intact, 5 golden requests equal (tolerances: cpu)\n" in done.stdout
     assert "Traceback" not in done.stderr

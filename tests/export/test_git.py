@@ -220,11 +220,25 @@ def test_attack_a_filter_that_cannot_be_turned_off_ends_the_look(repository: Pat
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
-def test_attack_a_repository_of_another_user_is_refused(repository: Path) -> None:
+def test_attack_a_repository_of_another_user_is_refused_unless_this_one_trusts_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (repository, repository / ".git"):
         os.chown(path, 12345, 12345)
     with pytest.raises(GitError, match="dubious ownership"):
         checkout(repository)
+    for name, value in (("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", str(repository))):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    assert not read(repository).changed
+
+
+def test_attack_the_environment_turns_nothing_on(
+    repository: Path, trap: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("COUNT", "1"), ("KEY_0", "core.fsmonitor"), ("VALUE_0", trap[0])):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    assert not read(repository).changed
+    assert not trap[1].exists()
 
 
 def test_the_repository_of_a_hook_that_exports_is_not_taken_for_this_one(

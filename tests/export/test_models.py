@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +18,14 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from tests.export.conftest import ROOT, ExportedFleet, is_complete
+from tests.exporting import run_export
 from tests.rounding import assert_rounding_only
 from tests.servers import Served
 from tfserving.export.lint import lint_version
 from tfserving.export.manifest import read_manifest
 from tfserving.export.models.dense import Dense
 from tfserving.export.rows import batch_of
-from tfserving.foundation.golden import WARMUP, read_golden, request_of
+from tfserving.foundation.golden import MANIFEST, WARMUP, read_golden, request_of
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.quality import value_of
 from tfserving.foundation.records import read_records
@@ -147,3 +152,39 @@ def test_warmup_requests_cover_the_batches_of_the_golden_ones_and_powers_of_two(
 def test_the_manifest_names_the_samples_builder(exported_fleet: ExportedFleet) -> None:
     manifest = json.loads((exported_fleet.models / "digits/1/assets.extra/manifest.json").read_text())
     assert manifest["builder"] == "tfserving.export.models.digits:build"
+
+
+def test_the_manifest_has_the_digests_of_what_a_sample_was_trained_on(exported_fleet: ExportedFleet) -> None:
+    found = {path.parent.name: read_manifest(path).provenance for path in exported_fleet.models.glob("*/1")}
+    data = files("sklearn.datasets") / "data"
+    csv = hashlib.sha256((data / "iris.csv").read_bytes()).hexdigest()
+    assert found["custom"].training_data == {"iris.csv of scikit-learn": f"sha256:{csv}"}
+    # Its data are random numbers from a seed.
+    assert [name for name, one in found.items() if not one.training_data] == ["dense"]
+    file = found["digits"].builder_file
+    assert file is not None
+    assert file.path.endswith("export/models/digits.py")
+    assert file.sha256 == hashlib.sha256((ROOT / "export/models/digits.py").read_bytes()).hexdigest()
+
+
+def test_the_chain_ends_at_the_server_and_shows_whether_it_has_the_same_manifest(
+    exported_fleet: ExportedFleet, sample_server: Served, tmp_path: Path
+) -> None:
+    inspect = ["inspect", "--fleet", str(exported_fleet.fleet)]
+    rest, grpc = sample_server.url("rest"), sample_server.url("grpc")
+    for server in (rest, f"{grpc},{rest}"):
+        shown = run_export(ROOT, *inspect, "wine/1", "--server", server).stdout
+        assert re.search(r"^ *served +\S+: version 1 of wine is AVAILABLE, with the same manifest *$", shown, re.M), (
+            shown
+        )
+    # gRPC has no place for it.
+    shown = run_export(ROOT, *inspect, "wine/1", "--server", grpc).stdout
+    assert "version 1 of wine is AVAILABLE; the digest of its manifest is not shown there" in shown
+    # Another version of the same number, as after a folder was replaced.
+    other = shutil.copytree(exported_fleet.models / "wine/1", tmp_path / "wine/1")
+    manifest = read_manifest(other)
+    (other / MANIFEST).write_text(manifest.model_copy(update={"metrics": {}}).text())
+    shown = run_export(ROOT, *inspect, str(other), "--server", rest).stdout
+    assert f"with another manifest, sha256:{manifest.digest}" in shown
+    (other / MANIFEST).write_text(manifest.model_copy(update={"version": 2}).text())
+    assert "the server does not have this version" in run_export(ROOT, *inspect, str(other), "--server", rest).stdout

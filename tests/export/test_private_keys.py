@@ -127,6 +127,13 @@ def test_a_key_in_the_folder_of_the_versions_is_refused_also_through_a_link(tmp_
     refused(tmp_path / "link.key", "from where it would be published", models=tmp_path / "models")
 
 
+def test_a_certificate_of_the_root_itself_needs_no_chain(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    key, certificate = authority.certificate("ann", direct=True)
+    version = signed_by(tiny_version(tmp_path / "models"), key_signer(key, certificate))
+    assert accept(version, "scaled", 1, Trust(certificates=(authority.root,))).signer
+
+
 def test_a_certificate_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     key, certificate = authority.certificate("ann")
@@ -135,7 +142,7 @@ def test_a_certificate_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + authority.intermediate.read_bytes())
     for signer, chosen, chain, words in (
-        (other, certificate, (), f"the certificate {certificate} is not that of the key {other}"),
+        (other, certificate, (), f"the certificate {certificate} is that of another private key"),
         (*server, (), "has neither the key usage digitalSignature nor the extended key usage codeSigning"),
         (key, both, (), f"{both} has 2 certificates, expected one. Name the others in `chain`"),
         (key, key, (), f"{key} has a private key, expected certificates only"),

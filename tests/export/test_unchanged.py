@@ -158,6 +158,6 @@ def test_a_damaged_version_is_not_what_stays(project: Project) -> None:
     done = project.run("build", "scale", "--if-changed")
     assert done.stdout.startswith("scale: version 2 in models/scale/2, ")
     assert re.search(
-        r"scale: version 1 is the same but damaged, so it is not kept: .*scale/1 was changed since its export:",
+        r"scale: version 1 is the same but damaged, so it is not kept: .*/scale/1 was changed since its export:",
         done.stderr,
     )

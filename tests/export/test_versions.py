@@ -59,7 +59,8 @@ def test_a_version_is_shown_whole(exported: Project) -> None:
     for line in (
         r"state +intact: every file is as it was exported",
         r"model +scale, version 1",
-        r"exported +\d{4}-.* by zoo:scale",
+        r"builder +zoo:scale, zoo\.py, sha256:\w{64}",
+        r"exported +\d{4}-.* with tfserving .*",
         r"rows +40",
         r"tolerance float32, cpu +1e-05 \+ 1e-05 of the value",
         r"saved_model.pb +[\d.]+ kB",
@@ -110,7 +111,7 @@ def test_what_something_else_wrote_is_shown_as_far_as_it_goes(tmp_path: Path) ->
 def test_a_damaged_version_says_so_in_its_state(copied: Path) -> None:
     (copied / "assets.extra/golden.tfrecord").write_bytes(b"")
     shown = inspect_version(copied)
-    assert shown.state.startswith("the version was changed since its export:")
+    assert shown.state.startswith(f"{copied} was changed since its export:")
     assert "assets.extra/golden.tfrecord: got 0 bytes" in shown.state
 
 

@@ -120,7 +120,7 @@ def test_an_instance_that_does_not_respond_fails_in_one_line_without_the_token(
     assert not (version / "assets.extra/model.sig").exists()
     # A token for others than Sigstore is refused before it is sent anywhere.
     job.setenv("SIGSTORE_ID_TOKEN", "eyJhbGciOiJub25lIn0.e30.")
-    with pytest.raises(SigningError, match="signs nothing: Malformed token payload"):
+    with pytest.raises(SigningError, match="made no signature: Malformed token payload"):
         signed_by(version, sigstore_signer(instance.config))
 
 

@@ -125,6 +125,19 @@ def test_attack_a_file_that_the_library_ignores_is_refused(signed: Signed, name:
     signed.refused(name, "differ", error=TrustError)
 
 
+def test_attack_names_in_a_manifest_never_reach_the_terminal_as_they_are(signed: Signed) -> None:
+    name = "\x1b[2Jall files are intact\n"
+    (signed.version / name).write_text("hidden")
+    with_manifest(signed.version, model=f"scaled\n{500 * 'x'}")
+    text = signed.refused("is version 1 of 'scaled")
+    assert text.isprintable()
+    assert len(text) < 500
+    with_manifest(signed.version)
+    for change in ((signed.version / name).write_text, lambda _: (signed.version / name).unlink()):
+        change("changed")
+        assert all(line.isprintable() for line in signed.refused("intact").splitlines())
+
+
 def test_attack_a_removed_file_is_refused(signed: Signed) -> None:
     (signed.version / "variables/variables.index").unlink()
     signed.refused("variables/variables.index is missing")

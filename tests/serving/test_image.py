@@ -59,3 +59,11 @@ def test_a_registry_that_does_not_respond_ends_a_pull_with_an_error(
         "cannot pull image tensorflow/serving:2.21.0: the engine reported nothing for 0.5 s. "
         "Set server.image in models.yaml to another image"
     )
+
+
+def test_attack_a_tag_that_was_moved_in_the_registry_is_not_pulled_with_trust(client: DockerClient) -> None:
+    name = "tensorflow/serving:2.21.0"
+    with pytest.raises(EngineError) as error:
+        image.find_or_pull(client, name, Progress(), "compose.envoy.image", by_digest=True)
+    assert str(error.value).startswith(f"image {name} is not on this machine. With `trust` no image is pulled by a tag")
+    assert f"Set compose.envoy.image to a digest, {name}@sha256:…" in str(error.value)

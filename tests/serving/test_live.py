@@ -329,7 +329,8 @@ def test_reload_serves_new_models_and_unloads_those_that_are_gone(server: Served
     assert "models.more: model 'more' has no version in " in said
     saved_models.sums(fleet.parent / "models/more", 1, 5.0)
     said = toolkit(fleet, "serve", "reload")
-    assert re.search(r" serves:\n  scaled: .*version 3 AVAILABLE.*\n  more: version 1 AVAILABLE.* get version 1,", said)
+    scaled = r"\n  scaled: .*version 3 AVAILABLE.*\n    version 3: manifest sha256:.*"
+    assert re.search(rf" serves:{scaled}\n  more: version 1 AVAILABLE.* get version 1,", said)
     for protocol in ("grpc", "rest"):
         with connect(server.url(protocol)) as client:
             assert client.predict("more", [[1, 0, 0]]).outputs["sums"].tolist() == [5.0]

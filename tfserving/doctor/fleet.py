@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from tfserving.doctor.finding import Finding
 from tfserving.foundation.command.hints import typed
-from tfserving.foundation.extras import how_to_install
+from tfserving.foundation.extras import how_to_install, missing_for_signatures
 
 if TYPE_CHECKING:
+    from tfserving.serving.models_yaml.fleet import Fleet
     from tfserving.serving.models_yaml.server import ServerSettings
 
 
@@ -43,9 +44,23 @@ def models_yaml(file: Path, names: tuple[str, ...]) -> Finding:
     except FleetError as error:
         check = typed("config --check", fleet=file)
         return Finding("models.yaml", "problem", str(error), f"Correct it; `{check}` checks it.", data)
+    if wrong := _wrong_signatures(fleet):
+        return Finding("models.yaml", "problem", wrong, "Versions can't be signed or verified until then.", data)
     data |= {"models": models, "folder": str(fleet.folder)}
     listed = ", ".join(f"{name} ({_versions(found)})" for name, found in models.items())
     return Finding("models.yaml", "ok", f"{file}: {listed}", data=data)
+
+
+def _wrong_signatures(fleet: Fleet) -> str | None:
+    """Return why signatures can't be made or verified here, as `sign` and `trust` want it; None when they can."""
+    from tfserving.foundation.trust import TrustError, check_trust
+
+    if fleet.trusted:
+        try:
+            check_trust(fleet.trusted)
+        except TrustError as error:
+            return f"trust: {error}"
+    return missing_for_signatures("sign") if fleet.sign else None
 
 
 def _versions(found: list[int]) -> str:

@@ -23,7 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
 # What signing and verifying import.
-SIGNATURES = ("cryptography", "model_signing", "OpenSSL", "sigstore")
+SIGNATURES = ("cryptography", "in_toto_attestation", "model_signing", "OpenSSL", "securesystemslib", "sigstore")
 # By protocol the extras with the file systems of object stores, and with what reads registries.
 _STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "oci": "oci"}
 _OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}

@@ -31,6 +31,8 @@ SAVED_MODEL = "saved_model.pb"
 SIGNATURE = "assets.extra/model.sig"
 # The packages of TensorFlow, of which one is installed.
 TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-macos", "intel-tensorflow", "tf-nightly")
+# The header of REST metadata with which the embedded server names the manifest of the version, as `sha256:…`.
+MANIFEST_HEADER = "tfserving-manifest"
 # The longest key of S3; no SavedModel is nested this deep.
 LONGEST_NAME, DEEPEST_NAME = 1024, 32
 _LONGEST_REASON = 300

@@ -41,7 +41,7 @@ def differences(manifest: Manifest, sizes: Mapping[str, int], sha256: Callable[[
     Raises ManifestError for an invalid manifest.
     """
     listed = manifest.files()
-    problems = [f"{name} is missing" for name in sorted(listed.keys() - sizes.keys())]
+    problems = [f"{_shown(name)} is missing" for name in sorted(listed.keys() - sizes.keys())]
     for name, size in sorted(sizes.items()):
         if name in BESIDE:
             if size > BESIDE[name]:
@@ -49,9 +49,9 @@ def differences(manifest: Manifest, sizes: Mapping[str, int], sha256: Callable[[
         elif name not in listed:
             problems.append(f"{_shown(name)} is not in the manifest")
         elif size != listed[name].size:
-            problems.append(f"{name}: got {size} bytes, expected {listed[name].size}")
+            problems.append(f"{_shown(name)}: got {size} bytes, expected {listed[name].size}")
         elif (found := sha256(name)) != listed[name].sha256:
-            problems.append(f"{name}: got SHA-256 {found}, expected {listed[name].sha256}")
+            problems.append(f"{_shown(name)}: got SHA-256 {found}, expected {listed[name].sha256}")
     return problems
 
 

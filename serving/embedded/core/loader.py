@@ -36,6 +36,7 @@ from tfserving.serving.embedded.core.session_call import (
 )
 from tfserving.serving.embedded.core.signature import Signature, read_signature
 from tfserving.serving.embedded.core.slots import Slots, has_loops
+from tfserving.serving.embedded.core.version_folder import manifest_digest
 from tfserving.serving.embedded.errors import Code, RequestError
 from tfserving.serving.embedded.observability import metrics
 
@@ -117,6 +118,8 @@ class Servable:
         self.definitions = definitions
         self.check_methods = runtime.check_methods
         self.check_shapes = runtime.check_shapes
+        # The digest of the manifest that lay beside the graph when it was loaded; empty when there was none.
+        self.manifest = ""
         self._refused = refused or {}
         self._batching = runtime.batching
         self._ending = ending
@@ -283,6 +286,7 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         raise _load_error(error) from error
     started = time.monotonic()
     try:
+        digest = manifest_digest(path)
         # The steps of `tf.compat.v1.saved_model.load`. The file is read once, so the checked graph is the loaded graph.
         loader = SavedModelLoader(str(path))
         meta_graph = loader.get_meta_graph_def_from_tags(runtime.tags)
@@ -308,9 +312,11 @@ def load(model: str, version: int, path: Path, runtime: Runtime) -> Servable:
         metrics.LOAD_STAGES.observe(took, str(path), "restore_graph")
         ending = Ending(model, runtime.slots, runtime.longest_run, pools) if has_loops(meta_graph.graph_def) else None
         alone = _unbatched(path) if runtime.batching else frozenset()
-        return Servable(
+        servable = Servable(
             model, version, session, definitions, runtime, refused, ending=ending, pool=pool, unbatched=alone
         )
+        servable.manifest = digest
+        return servable
     except Exception as error:
         session.close()
         metrics.LOAD_ATTEMPTS.add(str(path), "fail")

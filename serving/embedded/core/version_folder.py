@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfserving.foundation.manifest import MANIFEST, ManifestError, read_manifest_file
 from tfserving.serving.embedded.errors import Code, RequestError
 
 # More levels and files than TensorFlow ever writes.
@@ -42,6 +43,14 @@ def contents(folder: Path) -> Contents:
         if len(listed) >= MOST_FILES:
             break
     return tuple(listed)
+
+
+def manifest_digest(folder: Path) -> str:
+    """Returns the digest of a version's manifest; empty when it has none, or one that was changed."""
+    try:
+        return read_manifest_file(folder / MANIFEST).digest()
+    except ManifestError:
+        return ""
 
 
 Entry = tuple[Path, os.stat_result | None]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from tfserving.foundation.devices import DEVICE_HEADER, Device
+from tfserving.foundation.manifest import MANIFEST_HEADER
 from tfserving.foundation.tensors import Array
 from tfserving.serving.embedded.core.examples import CLASSIFY, REGRESS, Classifications, find_signature, make_task, run
 from tfserving.serving.embedded.core.inference import ModelSpec, acquire, predict
@@ -329,10 +330,13 @@ class RestFace:
         spec = model_spec(match)
         if spec is None:
             return Response(400, b"")
+        headers = self._headers
         if match["metadata"] == b"metadata":
             with acquire(self._served, spec) as servable:
                 body = responses.metadata(servable.model, servable.version, servable.definitions)
+                if servable.manifest:
+                    headers += f"{MANIFEST_HEADER}: sha256:{servable.manifest}\r\n".encode()
         else:
             # The label is ignored, as in TensorFlow Serving.
             body = responses.statuses(self._served.view.statuses(spec.name, spec.version), explain=self._explain)
-        return Response(200, body, headers=self._headers)
+        return Response(200, body, headers=headers)

@@ -30,6 +30,12 @@ class Project(Protocol):
     def folder(self, model: str) -> Path:
         """Return the folder with the versions of `model`. Raises CommandError."""
 
+    def accepted_folder(self, model: str, version: int | None) -> Path:
+        """Return a folder with the versions of `model` that models.yaml trusts: `version`, or those that are served.
+
+        With `trust` these are copies that nobody else can write to. Raises CommandError when there are none.
+        """
+
     def version(self, model: str) -> int:
         """Return the version that clients get: the `stable` one, else the newest. Raises CommandError."""
 

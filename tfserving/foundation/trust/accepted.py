@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfserving.foundation.manifest import Manifest, ManifestError
+from tfserving.foundation.trust.keys import shown
 from tfserving.foundation.trust.signature import verify_signature
 from tfserving.foundation.trust.trusted import Trust
 from tfserving.foundation.version_files import VersionError, judge
@@ -32,5 +33,6 @@ def accept(folder: Path, model: str, version: int, trust: Trust | None) -> Accep
     except ManifestError as error:
         raise VersionError(f"{folder} has no valid manifest: {error}") from None
     if named != (model, version):
-        raise VersionError(f"{folder} is version {named[1]} of {named[0]}, expected version {version} of {model}")
+        found = f"version {named[1]} of {shown(named[0])}"
+        raise VersionError(f"{folder} is {found}, expected version {version} of {model}")
     return Accepted(manifest, digest, verify_signature(folder, manifest, trust) if trust else None)

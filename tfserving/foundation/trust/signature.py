@@ -95,7 +95,7 @@ def _trusted(trust: Trust) -> str:
     if trust.sigstore_config:
         check_sigstore_config(trust.sigstore_config)
     found += map(str, trust.identities)
-    return ", ".join(found)
+    return ", ".join(found) or "nobody"
 
 
 def _reason(error: Exception) -> str:
