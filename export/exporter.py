@@ -119,7 +119,8 @@ def export(
     """
     steps = Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
-    origin = Origin(target.builder, target.project, steps.note)
+    # The builder of an MLflow model is the toolkit's.
+    origin = Origin(None if target.mlflow else target.builder, target.project, steps.note)
     source: Source
     what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
     with steps.step("build", what, of_user=builder is not None):

@@ -84,6 +84,9 @@ def test_a_keras_model_becomes_a_version_with_the_names_of_its_layers(project: P
     assert (list(signature.inputs), list(signature.outputs)) == (["features"], ["score"])
     assert "data/model.keras of the MLflow model" in str(manifest.saved_model)
     assert manifest.made_requests == ("serving_default",)
+    # Neither the file nor the commit of the toolkit is the model's.
+    assert (manifest.provenance.source, manifest.provenance.builder_file) == (None, None)
+    assert f", loading {manifest.saved_model}" in project.run("inspect", "adopted").stdout
     assert example_in(version)
     for request in read_golden(version).requests:
         rows = request.inputs["features"].astype(np.float64)
