@@ -221,7 +221,7 @@ def test_a_fetch_stops_at_the_limits_before_any_file_is_written(place: Place, tm
 
 def test_a_fetch_needs_room_on_the_disk(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(tiny_version(tmp_path / "models"), place)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     done = export("fetch", str(place), "scaled", "--folder", str(tmp_path / "got"))
     assert done.returncode == 1
     assert "has 10 bytes free" in done.stderr

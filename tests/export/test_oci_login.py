@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.authority import Authority as ServerAuthority
 from tests.export.conftest import ROOT
@@ -124,7 +123,7 @@ class TokenServer(Hostile):
         super().__init__()
         authority = Authority(folder)
         key, certificate = authority.certificate("tokens")
-        self._key = load_pem_private_key(key.read_bytes(), None)
+        self._key = key.read_bytes()
         self.bundle = certificate
         self._der = "".join(line for line in certificate.read_text().splitlines() if not line.startswith("-----"))
 
