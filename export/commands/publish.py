@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from tfserving.export.commands.published import plain_http_option
-from tfserving.export.commands.selection import checked_input, find_version, folder_option
+from tfserving.export.commands.selection import checked_input, find_version, fleet_of, folder_option
+from tfserving.export.commands.signers import trust_of
 from tfserving.foundation.command.errors import WRONG, CommandError
 from tfserving.foundation.command.options import complete_models, fleet_option, json_option
 
@@ -36,10 +37,11 @@ Registries need the extra oci. Log in with `docker login` or `oras login`.""",
 def publish(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
     """Copy a version to a folder, an object store or a registry.
 
-    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder or a URL that fsspec supports. In an
-    OCI registry it is the image DEST/MODEL:VERSION, which can be mounted as an image volume. VERSION is
-    a number or `latest`, the default. The version is checked before it is copied, and the copy is read back. A server
-    never finds half of it. Run the same command again to resume an interrupted copy.
+    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder, s3://, gs:// or abfs://. With oci:// it
+    is the image DEST/MODEL:VERSION of a registry, which can be mounted as an image volume. VERSION is a number or
+    `latest`, the default. The version is checked before it is copied, and the copy is read back. With `trust` in
+    models.yaml, it must be signed. A server never finds half of it. Of several publishers of one number, one wins, and
+    the others report an error; a registry can't always tell. Run the same command again to resume an interrupted copy.
     """
     from tfserving.export.errors import ExportError
     from tfserving.export.manifest import read_manifest
@@ -54,33 +56,38 @@ def publish(version: str, destination: str, fleet: Path, folder: Path | None, pl
     if plain_http:
         raise click.UsageError("--plain-http is for a registry: oci://HOST/REPOSITORY")
     with checked_input():
+        trust = trust_of((), fleet_of(fleet))
         path = find_version(version, fleet, folder)
         manifest = read_manifest(path)
         check_destination(destination, manifest.model)
     try:
         with Progress() as progress:
-            published = run(path, manifest.model, manifest.version, destination, progress.update)
+            published = run(path, manifest.model, manifest.version, destination, progress.update, trust)
     except ExportError as error:
         raise CommandError(str(error)) from None
     click.echo(json.dumps(asdict(published), indent=2) if as_json else str(published))
 
 
 def _push(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
+    from tfserving.export.manifest import read_manifest
     from tfserving.export.oci.errors import RegistryError
     from tfserving.export.oci.place import read_place
-    from tfserving.export.oci.publish import PushError, push
+    from tfserving.export.oci.publish import push
+    from tfserving.export.outgoing import PublishError
     from tfserving.foundation.command.progress import Progress
 
     with checked_input():
+        trust = trust_of((), fleet_of(fleet))
         path = find_version(version, fleet, folder)
+        manifest = read_manifest(path)
     try:
         place = read_place(destination)
-        place.repository(path.absolute().parent.name)
+        place.repository(manifest.model)
     except RegistryError as error:
         raise CommandError(str(error), WRONG) from None
     try:
         with Progress() as progress:
-            pushed = push(path, place, plain_http, progress.update)
-    except PushError as error:
+            pushed = push(path, manifest.model, manifest.version, place, plain_http, progress.update, trust)
+    except PublishError as error:
         raise CommandError(str(error)) from None
     click.echo(json.dumps(asdict(pushed), indent=2) if as_json else str(pushed))

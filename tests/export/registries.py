@@ -25,6 +25,8 @@ from tfserving.export.oci.layout import (
     make_manifest,
 )
 from tfserving.export.oci.place import Place
+from tfserving.export.oci.publish import Pushed
+from tfserving.export.oci.publish import push as oci_push
 from tfserving.export.oci.registry import Registry
 from tfserving.export.oci.session import Session
 from tfserving.export.published.fetch import Fetched, fetch
@@ -125,6 +127,11 @@ class Attacker:
             **other,
         }
         self.push(tag, Copies(**copies), gzip.compress(tar, 1))
+
+
+def push(version: Path, place: Place, **options: Any) -> Pushed:
+    """Publishes the version in a folder MODEL/VERSION."""
+    return oci_push(version, version.parent.name, int(version.name), place, **options)
 
 
 def tar_of(members: Mapping[str, Any]) -> bytes:
