@@ -34,7 +34,7 @@ from tfserving.export.oci.layout import (
 from tfserving.export.oci.place import Place
 from tfserving.export.oci.registry import LARGEST_MANIFEST, Registry
 from tfserving.export.oci.session import Session
-from tfserving.export.outgoing import NEVER, PublishError, outgoing
+from tfserving.export.outgoing import NEVER, Outgoing, PublishError, outgoing
 from tfserving.foundation.trust import Trust
 from tfserving.foundation.version_files import VersionError
 
