@@ -272,3 +272,13 @@ def test_attack_a_signature_without_end_is_not_read(owner: Owner, store: Path, t
     with pytest.raises(FetchError, match=r"model\.sig is larger than"):
         fetched(store, 2, tmp_path / "got", owner.trust)
     assert left(tmp_path / "got") == set()
+
+
+def test_attack_a_link_to_its_own_folder_does_not_stop_a_list(owner: Owner, store: Path, tmp_path: Path) -> None:
+    for name in ("again", "variables/again"):
+        (store / "scaled/2" / name).symlink_to(store / "scaled/2")
+    found = versions(store, owner.trust)[2]
+    assert found.state == "broken"
+    assert len(found.line()) < 1000
+    assert fetched(store, 2, tmp_path / "got", owner.trust).fetched
+    assert not any("again" in name for name in left(tmp_path / "got"))
