@@ -1,12 +1,13 @@
 """A version appears whole or not at all.
 
-    models/<name>/.tmp-<random>/      created by enter(), removed at the end or by the next export
-        lock                          locked by the exporter while it runs
-        version/                      the version while it is written and verified
-    models/<name>/<number>/           the new name of version/ after publish()
+    models/<name>/.tmp-<machine>-<random>/   created by enter(), removed at the end or by the next export
+        lock                                 locked by the exporter while it runs
+        version/                             the version while it is written and verified
+    models/<name>/<number>/                  the new name of version/ after publish()
 
 A server ignores folders whose name isn't a number. The kernel releases the lock when its exporter ends in any way, so a
-folder whose lock is free is abandoned.
+folder whose lock is free is abandoned. Not every network file system shows other machines' locks, so a folder of
+another machine is abandoned only when it is a week old.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +29,7 @@ from tfserving.export.errors import ExportError
 from tfserving.foundation.golden import is_version
 
 PREFIX = ".tmp-"
+_WEEK = 7 * 24 * 3600
 # The errors of rename when the target exists.
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -51,9 +56,13 @@ class Staging:
     def __enter__(self) -> Staging:
         try:
             while self._lock < 0:
-                self._folder = self._model_folder / f"{PREFIX}{secrets.token_hex(6)}"
-                self._folder.mkdir(parents=True)
-                self._lock = _lock(self._folder)
+                self._folder = self._model_folder / _name()
+                self._model_folder.mkdir(parents=True, exist_ok=True)
+                # Another exporter that failed may have removed the model's folder again, as it was empty.
+                with contextlib.suppress(FileNotFoundError):
+                    # Nobody else may write to a version before it has its name.
+                    self._folder.mkdir(mode=0o700)
+                    self._lock = _lock(self._folder)
             _remove_abandoned(self._model_folder)
             self.version_folder.mkdir()
         except BaseException:
@@ -107,7 +116,7 @@ class Staging:
 
 def remove_version(version_folder: Path) -> None:
     """Remove a version: it is first hidden from servers at once, then deleted."""
-    folder = version_folder.parent / f"{PREFIX}{secrets.token_hex(6)}"
+    folder = version_folder.parent / _name()
     folder.mkdir()
     lock = _lock(folder)
     version_folder.rename(folder / "version")
@@ -117,7 +126,15 @@ def remove_version(version_folder: Path) -> None:
 
 def check_writable(model_folder: Path) -> None:
     """Raise ExportError when versions can't be written to `model_folder`, which may not exist yet."""
-    existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+    while True:
+        existing = next(path for path in (model_folder, *model_folder.parents) if path.exists())
+        # Another exporter may remove an empty folder meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            _require_writable(existing, model_folder)
+            return
+
+
+def _require_writable(existing: Path, model_folder: Path) -> None:
     if not existing.is_dir():
         raise ExportError(f"{existing} is not a folder, so no version can be written to {model_folder}")
     # An attempt finds what permissions don't show: a file system that is read-only or full.
@@ -125,6 +142,8 @@ def check_writable(model_folder: Path) -> None:
     try:
         probe.mkdir()
         probe.rmdir()
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise ExportError(
             f"{existing} can't be written ({error.strerror}), so no version can be written to {model_folder}"
@@ -139,10 +158,27 @@ def next_version(model_folder: Path) -> int:
 def _remove_abandoned(model_folder: Path) -> None:
     """Remove the staging folders of exporters that have ended."""
     for folder in model_folder.glob(f"{PREFIX}*"):
-        lock = _lock(folder)
+        lock = _lock(folder) if _is_ours(folder) else -1
         if lock >= 0:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _name() -> str:
+    return f"{PREFIX}{_machine()}-{secrets.token_hex(6)}"
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a staging folder is of this machine, or too old to be in use."""
+    machine, mark, _ = folder.name.removeprefix(PREFIX).partition("-")
+    try:
+        return not mark or machine == _machine() or time.time() - folder.stat().st_mtime > _WEEK
+    except FileNotFoundError:
+        return False
 
 
 def _lock(folder: Path) -> int:

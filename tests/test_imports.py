@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tfserving.cli import ENTRIES
-from tfserving.foundation.extras import EXTRAS, SIGNATURES
+from tfserving.foundation.extras import EXTRAS, MLFLOW, REGISTRIES, SIGNATURES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tfserving"
@@ -129,7 +129,11 @@ def test_a_rooms_extra_brings_what_it_imports(room: str) -> None:
     extra = EXTRA_OF.get(room)
     base, brought = installed_with(None), installed_with(extra)
     used = {name.split(".")[0] for path in files(room) for name in imported(path) if "models" not in path.parts}
-    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving", *SIGNATURES}:
+    optional = {*SIGNATURES, *REGISTRIES, *MLFLOW}
+    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving"} - optional:
+        if (room, module) == ("foundation", "fsspec"):
+            # What opens stores imports it when there is one. All rooms that use it have it.
+            continue
         package = PACKAGES.get(module, module.replace("_", "-"))
         assert package in brought, f"{room} imports {module}"
         assert package in base or module in EXTRAS[str(extra)], f"{room} imports {module}"
@@ -142,6 +146,18 @@ def test_the_extra_for_signatures_brings_what_signing_and_verifying_import() -> 
     assert "model-signing" in brought
     for module in set(SIGNATURES) - {"model_signing"}:
         assert {"OpenSSL": "pyopenssl"}.get(module, module.replace("_", "-")) in brought | theirs
+
+
+def test_the_extra_for_mlflow_brings_it() -> None:
+    assert "mlflow-skinny" in installed_with("mlflow")
+
+
+def test_the_extra_for_registries_brings_what_calling_one_imports() -> None:
+    theirs = {Requirement(one).name for one in requires("oras") or ()} | {
+        Requirement(one).name for one in requires("requests") or ()
+    }
+    assert "oras" in installed_with("oci")
+    assert set(REGISTRIES) - {"oras"} <= theirs
 
 
 def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
@@ -163,8 +179,8 @@ def test_the_light_dependencies_are_enough_for_the_client_library() -> None:
         "rest_responses",
     }
     library |= {"signatures", "sockets", "unreachable"}
-    # What verifies signatures imports its libraries when there is one to verify.
-    light = [path for path in files("foundation") if path.parent.name != "trust"]
+    # What verifies signatures or opens stores imports its libraries when there is one.
+    light = [path for path in files("foundation") if path.parent.name != "trust" and path.name != "store.py"]
     paths = [*light, *(PACKAGE / f"clients/{module}.py" for module in library)]
     for path in paths:
         if path.name != "generate.py" and path.parent.name != "command":

@@ -21,13 +21,13 @@ Examples:
   tfserving export publish digits/3 /srv/models        /srv/models/digits/3
   tfserving export publish digits s3://bucket/models   the newest version
   tfserving export publish digits/3 gs://bucket/models
-  tfserving export publish digits/3 oci://registry.example/models   registry.example/models/digits:3
-  tfserving export publish digits/3 models:/digits     the next version of a registered model of MLflow
+  tfserving export publish digits/3 oci://registry.example/models
+  tfserving export publish digits/3 models:/digits     to MLflow's registry
 
 \b
-Object stores need an extra: s3 (s3://) or gs (gs://). Registries need the extra oci.
+Object stores need an extra: s3 (s3://) or gs (gs://).
 Credentials and endpoint are set as for the tools of that cloud.
-Log in to a registry with `docker login`, `podman login` or `oras login`.
+Registries need the extra oci. Log in with `docker login` or `oras login`.
 models:/ needs the extra mlflow, and MLFLOW_TRACKING_URI.""",
 )
 @click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
@@ -37,15 +37,13 @@ models:/ needs the extra mlflow, and MLFLOW_TRACKING_URI.""",
 @plain_http_option
 @json_option
 def publish(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
-    """Copy a version to a folder, an object store or an OCI registry, or register it in MLflow.
+    """Copy a version to a folder, an object store or a registry, or register it in MLflow.
 
-    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder or a URL that fsspec supports. In a
-    registry it is the image DEST/MODEL:VERSION, which can be mounted as an image volume. VERSION is
-    a number or `latest`, the default. The version is checked before it is copied, and the copy is read back. A server
-    never finds half of it. Run the same command again to resume an interrupted copy.
-
-    models:/NAME registers the version as the next version of the registered model NAME, on the server that
-    MLFLOW_TRACKING_URI names. A version that is registered already is compared, and not registered again.
+    The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder, s3://, gs:// or abfs://. With oci:// it
+    is the image DEST/MODEL:VERSION of a registry, which can be mounted as an image volume. VERSION is a number or
+    `latest`, the default. The version is checked before it is copied, and the copy is read back. With `trust` in
+    models.yaml, it must be signed. A server never finds half of it. Of several publishers of one number, one wins, and
+    the others report an error; a registry can't always tell. Run the same command again to resume an interrupted copy.
     """
     from tfserving.export.errors import ExportError
     from tfserving.export.manifest import read_manifest
@@ -64,34 +62,39 @@ def publish(version: str, destination: str, fleet: Path, folder: Path | None, pl
         _register(version, destination, fleet, folder, as_json)
         return
     with checked_input():
+        trust = trust_of((), fleet_of(fleet))
         path = find_version(version, fleet, folder)
         manifest = read_manifest(path)
         check_destination(destination, manifest.model)
     try:
         with Progress() as progress:
-            published = run(path, manifest.model, manifest.version, destination, progress.update)
+            published = run(path, manifest.model, manifest.version, destination, progress.update, trust)
     except ExportError as error:
         raise CommandError(str(error)) from None
     click.echo(json.dumps(asdict(published), indent=2) if as_json else str(published))
 
 
 def _push(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
+    from tfserving.export.manifest import read_manifest
     from tfserving.export.oci.errors import RegistryError
     from tfserving.export.oci.place import read_place
-    from tfserving.export.oci.publish import PushError, push
+    from tfserving.export.oci.publish import push
+    from tfserving.export.outgoing import PublishError
     from tfserving.foundation.command.progress import Progress
 
     with checked_input():
+        trust = trust_of((), fleet_of(fleet))
         path = find_version(version, fleet, folder)
+        manifest = read_manifest(path)
     try:
         place = read_place(destination)
-        place.repository(path.absolute().parent.name)
+        place.repository(manifest.model)
     except RegistryError as error:
         raise CommandError(str(error), WRONG) from None
     try:
         with Progress() as progress:
-            pushed = push(path, place, plain_http, progress.update)
-    except PushError as error:
+            pushed = push(path, manifest.model, manifest.version, place, plain_http, progress.update, trust)
+    except PublishError as error:
         raise CommandError(str(error)) from None
     click.echo(json.dumps(asdict(pushed), indent=2) if as_json else str(pushed))
 

@@ -57,14 +57,14 @@ def is_place(text: str) -> bool:
     epilog="""\b
 Examples:
   tfserving export fetch s3://bucket/models digits/3
-  tfserving export fetch s3://bucket/models digits               the newest version
-  tfserving export fetch oci://registry.example/models digits/3 --trust release.pub
-  tfserving export fetch oci://registry.example/models digits@sha256:…   by digest
-  tfserving export fetch models:/digits digits/3                 registered in MLflow
+  tfserving export fetch s3://bucket/models digits       the newest version
+  tfserving export fetch oci://registry.example/models digits/3
+  tfserving export fetch oci://registry.example/models digits@sha256:…
+  tfserving export fetch models:/digits digits/3         registered in MLflow
 
 \b
-Object stores need an extra: s3 (s3://) or gs (gs://). Registries need the extra oci.
-Log in to a registry with `docker login`, `podman login` or `oras login`."""
+Object stores need an extra: s3 (s3://) or gs (gs://).
+Registries need the extra oci. Log in with `docker login` or `oras login`."""
 )
 @click.argument("source", metavar="URL")
 @click.argument("wanted", metavar="MODEL[/VERSION]", shell_complete=complete_models)

@@ -28,8 +28,8 @@ Examples:
   tfserving export list
   tfserving export list digits --json
   tfserving export list s3://bucket/models
-  tfserving export list s3://bucket/models digits --server grpc://127.0.0.1:8500
-  tfserving export list oci://registry.example/models digits --trust release.pub""",
+  tfserving export list s3://bucket/models digits --server grpc://server:8500
+  tfserving export list oci://registry.example/models digits --trust sign.pub""",
 )
 @click.argument("names", nargs=-1, metavar="[URL] [MODEL]...", shell_complete=complete_models)
 @fleet_option
@@ -56,7 +56,7 @@ def list_versions(
     target: Target | None,
     as_json: bool,
 ) -> None:
-    """List the versions on disk, or those that are published at URL.
+    """List the versions on disk, or those published at a URL.
 
     Each has its labels, the time of its export, and the metrics that the builder measured.
 

@@ -20,8 +20,8 @@ from tfserving.export.oci.errors import RegistryError
 from tfserving.export.oci.layout import Descriptor
 from tfserving.foundation.version_files import VersionError
 
-# Weights don't compress.
-_LEVEL = 1
+# Floats of weights get 7% smaller, and packing them takes 17 times as long. `oras pull` unpacks gzip only, though.
+_LEVEL = 0
 _CHUNK = 1 << 20
 # Of one read, which a header's size decides: names of S3's length need 2 KiB.
 _LARGEST_HEADER = 1 << 20
@@ -44,7 +44,7 @@ def pack(
     written = _Hashing(into)
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=written, mtime=0) as compressed:
         plain = _Hashing(compressed)
-        with tarfile.TarFile(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[arg-type]
+        with tarfile.TarFile(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_CHUNK) as tar:  # type: ignore[arg-type]
             for name in sorted(_folders(files)):
                 member = tarfile.TarInfo(name)
                 member.type, member.mode = tarfile.DIRTYPE, 0o755

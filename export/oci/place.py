@@ -70,8 +70,8 @@ def read_place(url: str) -> Place:
     if "@" in host:
         # What is before it may be a password, so no error shows it.
         raise RegistryError(
-            f"{SCHEME}…@{host.rpartition('@')[2]}: credentials don't belong into a URL. Log in with `docker login`, "
-            "`podman login` or `oras login`"
+            f"{SCHEME}…@{host.rpartition('@')[2]}: credentials don't belong into a URL. Log in with `docker login` or "
+            "`oras login`"
         )
     if not _HOST.fullmatch(host):
         raise RegistryError(f"{url}: {host!r} is no host; expected oci://HOST[:PORT]/REPOSITORY")

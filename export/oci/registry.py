@@ -8,6 +8,7 @@ Whatever has a digest is compared with it, so a registry can't change what was a
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,8 +88,13 @@ class Registry:
         response, _ = self._session.small("HEAD", url, (_OK, _NOT_FOUND))
         return bool(response.status_code == _OK)
 
-    def upload(self, repository: str, blob: Descriptor, content: bytes | Path) -> None:
-        """Write a blob, which the registry compares with its digest. Raises RegistryError."""
+    def upload(
+        self, repository: str, blob: Descriptor, content: bytes | Path, progress: Progress = lambda _: None
+    ) -> None:
+        """Write a blob, which the registry compares with its digest. Raises RegistryError.
+
+        `progress` is called with the number of bytes of a file that were sent.
+        """
         start = f"/v2/{repository}/blobs/uploads/"
         response, _ = self._session.small("POST", start, (_ACCEPTED,), headers={"Content-Length": "0"})
         if not response.headers.get("location"):
@@ -99,7 +105,7 @@ class Registry:
         if isinstance(content, bytes):
             self._session.small("PUT", url, (_CREATED,), headers=headers, body=content)
         else:
-            with content.open("rb") as file:
+            with _Sent(content, progress) as file:
                 self._session.small("PUT", url, (_CREATED,), headers=headers, body=file)
 
     def blob(self, repository: str, blob: Descriptor) -> bytes:
@@ -118,6 +124,19 @@ class Registry:
             reader = BlobReader(response.raw, blob, repository, progress)
             yield reader
             reader.finish()
+
+
+class _Sent(io.FileIO):
+    """A file that is read while it is sent."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(path)
+        self._progress = progress
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._progress(self.tell())
+        return data or b""
 
 
 class BlobReader:

@@ -1,6 +1,6 @@
 """Requests to a registry: each is bounded, and credentials go only to the registry and to its token server.
 
-Credentials are those of docker's configuration, which `docker login`, `podman login` and `oras login` write, and
+Credentials are those of docker's configuration, which `docker login` and `oras login` write, and
 oras-py gets a token with them. Its other calls aren't used: they read a layer into memory, have no time limits, send a
 token to whatever host an upload is redirected to, and unpack links.
 """
@@ -12,8 +12,9 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from tfserving.export.oci.errors import RegistryError
@@ -74,7 +75,7 @@ class Session:
         url: str,
         expected: tuple[int, ...],
         headers: Mapping[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | RawIOBase | None = None,
     ) -> Iterator[Response]:
         """Send a request, and yield the response, whose body isn't read yet. Raises RegistryError."""
         with self._failing(url):
@@ -92,7 +93,7 @@ class Session:
         expected: tuple[int, ...],
         most: int = _LARGEST_ERROR,
         headers: Mapping[str, str] | None = None,
-        body: bytes | BinaryIO | None = None,
+        body: bytes | RawIOBase | None = None,
     ) -> tuple[Response, bytes]:
         """Send a request, and return the response with its body of at most `most` bytes. Raises RegistryError."""
         with self.opened(method, url, expected, headers, body) as response:
@@ -101,7 +102,7 @@ class Session:
             raise RegistryError(f"{self._shown(url)}: the registry sent more than {most} bytes")
         return response, data
 
-    def _sent(self, method: str, url: str, headers: dict[str, str], body: bytes | BinaryIO | None) -> Response:
+    def _sent(self, method: str, url: str, headers: dict[str, str], body: bytes | RawIOBase | None) -> Response:
         for _ in range(_MOST_REDIRECTS):
             response = self._authorized(method, url, headers, body)
             if response.status_code not in _REDIRECTS:
@@ -121,7 +122,7 @@ class Session:
             )
         return found
 
-    def _authorized(self, method: str, url: str, headers: dict[str, str], body: bytes | BinaryIO | None) -> Response:
+    def _authorized(self, method: str, url: str, headers: dict[str, str], body: bytes | RawIOBase | None) -> Response:
         # Another host gets no credentials: its URL has all that it needs.
         is_own = _origin(url) == _origin(self.origin)
         response = self._once(method, url, headers | (self._authorization if is_own else {}), body)
@@ -135,7 +136,7 @@ class Session:
             body.seek(0)
         return self._once(method, url, headers | found, body)
 
-    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes | BinaryIO | None) -> Response:
+    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes | RawIOBase | None) -> Response:
         found: Response = self._requests.request(
             method, url, headers={"Accept-Encoding": "identity", **headers}, data=body, stream=True
         )
@@ -184,9 +185,13 @@ class Session:
         except requests.exceptions.SSLError as error:
             reason = f"its certificate can't be verified ({_line(error)}). REQUESTS_CA_BUNDLE names a CA's file"
             raise RegistryError(f"{self._shown(url)}: {reason}") from None
-        except requests.exceptions.ConnectionError:
+        except requests.exceptions.ConnectionError as error:
+            # It may be a token server, or where the registry keeps its blobs.
+            parts = urlsplit(str(getattr(error.request, "url", "") or self.origin))
             hint = "" if self._is_plain else ". For a registry without TLS use --plain-http"
-            raise RegistryError(f"{self._place}: no registry can be reached at {self.origin}{hint}") from None
+            raise RegistryError(
+                f"{self._place}: no server can be reached at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{hint}"
+            ) from None
         except requests.exceptions.Timeout:
             raise RegistryError(f"{self._shown(url)}: no answer within {_TIMEOUT[1]} s") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -209,7 +214,7 @@ class Session:
             first = json.loads(_read(response, _LARGEST_ERROR))["errors"][0]
             text += f" {_one_line(str(first['code']))}: {_one_line(str(first['message']))}"
         if response.status_code in (_UNAUTHORIZED, _FORBIDDEN):
-            text += f". Log in: `docker login {self._place.host}`, `podman login` or `oras login`"
+            text += f". Log in: `docker login {self._place.host}`, or `oras login`"
         return text
 
 

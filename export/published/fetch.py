@@ -14,7 +14,7 @@ from pathlib import Path
 from tfserving.export.errors import ExportError
 from tfserving.export.published.source import Contents, Source, Wanted
 from tfserving.export.staging import Staging, check_writable
-from tfserving.foundation.manifest import MANIFEST, SIGNATURE, ManifestError
+from tfserving.foundation.manifest import MANIFEST, ManifestError
 from tfserving.foundation.store import AbsentError, Limits, StoreError
 from tfserving.foundation.trust import Trust, accept
 from tfserving.foundation.version_files import VersionError
@@ -139,13 +139,13 @@ def _fetched(
 
 
 def _same(target: Path, contents: Contents, trust: Trust | None, where: str) -> str | None:
-    """Return who signed the version that is there, if it is the same one. Raises FetchError for another."""
+    """Return who signed the version that is there, if it is the same one. Raises FetchError for another.
+
+    Its signature may be another one than that in the store, and stays.
+    """
     signer = _accepted(target, target, trust, str(target))
-    signature = target / SIGNATURE
-    here = (target / MANIFEST).read_bytes(), signature.read_bytes() if signature.exists() else None
-    if here != (contents.data, contents.signature):
-        what = "its signature" if here[0] == contents.data else "its manifest"
-        raise FetchError(f"{target} differs from {where}: {what}. A version is never overwritten")
+    if (target / MANIFEST).read_bytes() != contents.data:
+        raise FetchError(f"{target} differs from {where}. A version is never overwritten")
     return signer
 
 

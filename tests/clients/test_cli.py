@@ -593,3 +593,20 @@ def test_a_closed_port_is_no_fault_of_a_certificate(scheme: str, port: str) -> N
     result = run("metadata", "scale", "--server", f"{scheme}://127.0.0.1:{free_ports(1)[0]}", "--timeout", "2")
     assert result.exit_code == 3
     assert f"no {port} server is listening on" in result.stderr
+
+
+def test_a_list_of_what_is_published_shows_what_a_server_has(server: Server, tmp_path: Path) -> None:
+    with connect(server.url("grpc")) as client:
+        expected = {one.version: one.state for one in client.status("scale")}
+    words = ["export", "list", server.models, "scale", "--fleet", tmp_path / "none.yaml"]
+    result = run(*words, "--server", server.url("grpc"), "--json")
+    assert result.exit_code == 0, result.output
+    (model,) = json.loads(result.stdout)["models"]
+    assert {one["version"]: one["served"] for one in model["versions"] if one["served"]} == expected
+    lines = run(*words, "--server", server.url("grpc")).stdout.splitlines()
+    assert sum("server: AVAILABLE" in line for line in lines) == list(expected.values()).count("AVAILABLE") > 0
+    # A model that the server doesn't have is listed all the same.
+    (tmp_path / "published/unknown/1").mkdir(parents=True)
+    unknown = run("export", "list", tmp_path / "published", *words[4:], "--server", server.url("rest"), "--json")
+    assert [one["served"] for one in json.loads(unknown.stdout)["models"][0]["versions"]] == [None]
+    assert run(*words, "--server", "grpc://127.0.0.1:9").exit_code == 3

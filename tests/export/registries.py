@@ -25,6 +25,8 @@ from tfserving.export.oci.layout import (
     make_manifest,
 )
 from tfserving.export.oci.place import Place
+from tfserving.export.oci.publish import Pushed
+from tfserving.export.oci.publish import push as oci_push
 from tfserving.export.oci.registry import Registry
 from tfserving.export.oci.session import Session
 from tfserving.export.published.fetch import Fetched, fetch
@@ -38,7 +40,7 @@ REPOSITORY = "team/models"
 
 
 @contextlib.contextmanager
-def started(folder: Path, **settings: Any) -> Iterator[str]:
+def started(folder: Path, tls: dict[str, str] | None = None, **settings: Any) -> Iterator[str]:
     """Starts a registry with its configuration and log in `folder`; the address it listens on."""
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
@@ -46,7 +48,7 @@ def started(folder: Path, **settings: Any) -> Iterator[str]:
         "version": "0.1",
         "log": {"level": "error"},
         "storage": {"inmemory": {}},
-        "http": {"addr": address},
+        "http": {"addr": address, **({"tls": tls} if tls else {})},
         **settings,
     }
     (folder / "config.yml").write_text(json.dumps(config))
@@ -59,7 +61,8 @@ def started(folder: Path, **settings: Any) -> Iterator[str]:
             try:
                 urllib.request.urlopen(f"http://{address}/v2/", timeout=5)
             except urllib.error.HTTPError as error:
-                return error.code == 401
+                # With TLS it returns 400.
+                return error.code in (400, 401)
             except OSError:
                 return False
             return True
@@ -124,6 +127,11 @@ class Attacker:
             **other,
         }
         self.push(tag, Copies(**copies), gzip.compress(tar, 1))
+
+
+def push(version: Path, place: Place, **options: Any) -> Pushed:
+    """Publishes the version in a folder MODEL/VERSION."""
+    return oci_push(version, version.parent.name, int(version.name), place, **options)
 
 
 def tar_of(members: Mapping[str, Any]) -> bytes:

@@ -18,14 +18,15 @@ import oras.client
 import pytest
 
 from tests.export.conftest import ROOT
-from tests.export.registries import REPOSITORY, Attacker, fetched, left, started
+from tests.export.registries import REPOSITORY, Attacker, fetched, left, push, started
 from tests.exporting import run_export
 from tests.servers import wait_for
 from tests.signed import make_key, sign_with, tiny_version, with_manifest
 from tfserving.export.oci.errors import RegistryError
 from tfserving.export.oci.layout import Image, descriptor_of, digest_of, make_manifest, read_image
 from tfserving.export.oci.place import Place, read_place
-from tfserving.export.oci.publish import Pushed, PushError, push
+from tfserving.export.oci.publish import Pushed
+from tfserving.export.outgoing import PublishError
 from tfserving.export.published.fetch import FetchError
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL
 from tfserving.foundation.version_files import judge
@@ -47,6 +48,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def image_of(pushed: Pushed) -> str:
+    """The digest of its image."""
+    return pushed.reference.rpartition("@")[2]
+
+
 def export(*words: str) -> subprocess.CompletedProcess[str]:
     return run_export(ROOT, *words)
 
@@ -58,7 +64,8 @@ def test_a_version_is_published_listed_and_fetched_by_tag_and_by_digest(place: P
     assert done.returncode == 0, done.stderr
     published = json.loads(done.stdout)
     assert published["url"] == f"{place}/scaled:1"
-    assert published["reference"] == f"{place.host}/{place.path}/scaled@{published['digest']}"
+    image = published["reference"].removeprefix(f"{place.host}/{place.path}/scaled@")
+    assert published["digest"] == judge(version).digest()
     listed = export("list", str(place), "scaled", "--trust", str(public), "--json")
     assert listed.returncode == 0, listed.stderr
     (one,) = json.loads(listed.stdout)["models"][0]["versions"]
@@ -67,7 +74,7 @@ def test_a_version_is_published_listed_and_fetched_by_tag_and_by_digest(place: P
     assert one["size_bytes"] == sum(map(len, contents(version).values())) - len(
         contents(version)["assets.extra/model.sig"]
     )
-    for number, wanted in enumerate(["scaled/1", "scaled", f"scaled@{published['digest']}"]):
+    for number, wanted in enumerate(["scaled/1", "scaled", f"scaled@{image}"]):
         into = tmp_path / f"fetched{number}"
         got = export("fetch", str(place), wanted, "--folder", str(into), "--trust", str(public))
         assert got.returncode == 0, got.stderr
@@ -79,11 +86,11 @@ def test_the_same_version_is_published_once_and_another_never_replaces_it(place:
     version = tiny_version(tmp_path / "models")
     first = push(version, place)
     again = push(version, place)
-    assert (again.sent_bytes, again.digest) == (0, first.digest)
+    assert (again.sent_bytes, again.created, again.reference) == (0, False, first.reference)
     other = tiny_version(tmp_path / "other", graph=b"other")
-    with pytest.raises(PushError, match=rf"exists already, as {first.digest}, and differs"):
+    with pytest.raises(PublishError, match=rf"exists already, as {image_of(first)}, and differs"):
         push(other, place)
-    assert push(version, place).digest == first.digest
+    assert push(version, place).reference == first.reference
 
 
 def test_the_image_is_the_same_on_every_machine_and_at_every_time(place: Place, tmp_path: Path) -> None:
@@ -91,7 +98,7 @@ def test_the_image_is_the_same_on_every_machine_and_at_every_time(place: Place, 
     copy = shutil.copytree(version, tmp_path / "copied/scaled/1")
     (copy / SAVED_MODEL).touch()
     copy.chmod(0o700)
-    assert push(version, place).digest == push(copy, Place(place.host, f"{place.path}/other")).digest
+    assert image_of(push(version, place)) == image_of(push(copy, Place(place.host, f"{place.path}/other")))
 
 
 def test_another_compression_of_the_same_files_is_the_same_version(place: Place, tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_another_compression_of_the_same_files_is_the_same_version(place: Place,
     other.put("1", make_manifest(Image(image.config, descriptor_of(layer)), {}), config, layer)
     again = push(version, Place(place.host, f"{place.path}/other"))
     assert again.sent_bytes == 0
-    assert again.digest == digest_of(other.image("1")) != first.digest
+    assert image_of(again) == digest_of(other.image("1")) != image_of(first)
 
 
 def test_one_of_two_publishers_at_the_same_time_reports_that_the_tag_is_the_other_ones(
@@ -122,7 +129,7 @@ def test_one_of_two_publishers_at_the_same_time_reports_that_the_tag_is_the_othe
             blobs = [aside.blob(blob) for blob in (image.config, image.layer)]
             Attacker(place.host, f"{place.path}/scaled").put("1", aside.image("1"), *blobs)
 
-    with pytest.raises(PushError, match="written by another publisher at the same time"):
+    with pytest.raises(PublishError, match="written by another publisher at the same time"):
         push(mine, place, now=interrupt)
     source = f"oci://{place.host}/{place.path}"
     got = export("fetch", source, "scaled/1", "--folder", str(tmp_path / "got"))
@@ -132,12 +139,12 @@ def test_one_of_two_publishers_at_the_same_time_reports_that_the_tag_is_the_othe
 
 def test_of_many_publishers_at_once_the_tag_has_one_and_nothing_is_mixed(place: Place, tmp_path: Path) -> None:
     versions = [tiny_version(tmp_path / str(number), graph=b"graph %d" % number) for number in range(8)]
-    results: dict[int, Pushed | PushError] = {}
+    results: dict[int, Pushed | PublishError] = {}
 
     def publish(number: int) -> None:
         try:
             results[number] = push(versions[number], place)
-        except PushError as error:
+        except PublishError as error:
             results[number] = error
 
     threads = [threading.Thread(target=publish, args=(number,)) for number in range(len(versions))]
@@ -149,7 +156,7 @@ def test_of_many_publishers_at_once_the_tag_has_one_and_nothing_is_mixed(place: 
     assert done.returncode == 0, done.stderr
     digest = json.loads(done.stdout)["reference"].rpartition("@")[2]
     judge(tmp_path / "got/scaled/1")
-    won = [number for number, result in results.items() if isinstance(result, Pushed) and result.digest == digest]
+    won = [number for number, result in results.items() if isinstance(result, Pushed) and image_of(result) == digest]
     (winner,) = won
     assert contents(tmp_path / "got/scaled/1") == contents(versions[winner])
 
@@ -204,7 +211,7 @@ def test_a_fetch_leaves_what_is_the_same_and_refuses_what_differs(shared: str, t
     shutil.rmtree(tmp_path / "got/scaled/7")
     tiny_version(tmp_path / "got", number=7, graph=b"other")
     before = contents(tmp_path / "got")
-    with pytest.raises(FetchError, match=r"differs from .*: its manifest\. A version is never overwritten"):
+    with pytest.raises(FetchError, match=r"differs from .*\. A version is never overwritten"):
         fetched(shared, 7, tmp_path / "got")
     assert contents(tmp_path / "got") == before
 
@@ -212,16 +219,16 @@ def test_a_fetch_leaves_what_is_the_same_and_refuses_what_differs(shared: str, t
 def test_a_fetch_stops_at_the_limits_before_any_file_is_written(place: Place, tmp_path: Path) -> None:
     push(tiny_version(tmp_path / "models"), place)
     got = str(tmp_path / "got")
-    for words, reason in ([("--max-bytes", "10"), "--max-bytes is 10"], [("--max-files", "1"), "--max-files is 1"]):
-        done = export("fetch", str(place), "scaled", "--folder", got, *words)
+    for option, value in (("--max-bytes", "10"), ("--max-files", "1")):
+        done = export("fetch", str(place), "scaled", "--folder", got, option, value)
         assert done.returncode == 1
-        assert reason in done.stderr
+        assert f"{option} is {value}" in done.stderr
     assert left(tmp_path / "got") == set()
 
 
 def test_a_fetch_needs_room_on_the_disk(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push(tiny_version(tmp_path / "models"), place)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
     done = export("fetch", str(place), "scaled", "--folder", str(tmp_path / "got"))
     assert done.returncode == 1
     assert "has 10 bytes free" in done.stderr
@@ -254,14 +261,36 @@ def test_a_model_whose_name_no_repository_can_have_is_refused_before_anything_is
     assert "'my-model' could be published there" in done.stderr
 
 
+def test_a_version_that_is_signed_again_does_not_replace_the_tag(place: Place, tmp_path: Path) -> None:
+    version = tiny_version(tmp_path / "models")
+    first = push(version, place)
+    sign_with(version, make_key(tmp_path, "k")[0])
+    with pytest.raises(PublishError, match=f"as {image_of(first)}, with the same files and another signature"):
+        push(version, place)
+
+
+def test_with_trust_only_a_signed_version_is_published(place: Place, tmp_path: Path) -> None:
+    version = tiny_version(tmp_path / "models")
+    key, public = make_key(tmp_path, "k")
+    (tmp_path / "models.yaml").write_text(f"models: {{scaled: {{builder: a:b}}}}\ntrust: {{keys: [{public}]}}\n")
+    done = run_export(tmp_path, "publish", "scaled/1", str(place))
+    assert done.returncode == 1
+    assert "is not signed" in done.stderr
+    sign_with(version, key)
+    done = run_export(tmp_path, "publish", "scaled/1", str(place), "--json")
+    assert done.returncode == 0, done.stderr
+    assert str(public) in json.loads(done.stdout)["signer"]
+
+
 def test_no_registry_and_no_version_are_errors_of_one_line(place: Place, tmp_path: Path) -> None:
     got = ["--folder", str(tmp_path / "got")]
-    for words, reason in (
-        [["oci://127.0.0.1:9/models", "scaled"], "no registry can be reached at http://127.0.0.1:9"],
-        [[str(place), "scaled/9"], "has no 9"],
-        [[str(place), "scaled"], "has no complete version of scaled"],
-        [[str(place), f"scaled@sha256:{'0' * 64}"], f"has no sha256:{'0' * 64}"],
-    ):
+    cases: list[tuple[list[str], str]] = [
+        (["oci://127.0.0.1:9/models", "scaled"], "no server can be reached at http://127.0.0.1:9"),
+        ([str(place), "scaled/9"], "has no 9"),
+        ([str(place), "scaled"], "has no complete version of scaled"),
+        ([str(place), f"scaled@sha256:{'0' * 64}"], f"has no sha256:{'0' * 64}"),
+    ]
+    for words, reason in cases:
         done = export("fetch", *words, *got)
         assert done.returncode == 1
         assert reason in done.stderr
@@ -290,7 +319,7 @@ def test_a_file_that_changes_while_it_is_packed_is_not_published(place: Place, t
         if step.startswith("looking for"):
             (version / SAVED_MODEL).write_bytes(b"grap")
 
-    with pytest.raises(PushError, match="was changed meanwhile"):
+    with pytest.raises(PublishError, match="was changed meanwhile"):
         push(version, place, now=interrupt)
     with_manifest(version)
     assert push(version, place).sent_bytes

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.export.registries import REPOSITORY, Attacker, changed, fetched, left, link, started, tar_of
+from tests.export.registries import REPOSITORY, Attacker, changed, fetched, left, link, push, started, tar_of
 from tests.signed import make_key, sign_with, tiny_version
 from tfserving.export.oci.errors import RegistryError
 from tfserving.export.oci.layout import (
@@ -29,7 +29,7 @@ from tfserving.export.oci.layout import (
     read_image,
 )
 from tfserving.export.oci.place import Place
-from tfserving.export.oci.publish import PushError, push
+from tfserving.export.outgoing import PublishError
 from tfserving.export.published.fetch import FetchError
 from tfserving.export.published.listing import Known, listed
 from tfserving.export.published.source import opened
@@ -319,7 +319,7 @@ def test_attack_an_existing_tag_is_never_overwritten_by_a_publish(
     attacker.push_version("2", owner.versions[2])
     image = changed(attacker.image("2"), lambda it: it.update(artifactType="application/x-other"))
     attacker.put("2", image)
-    with pytest.raises(PushError, match="is not a version: its artifactType is"):
+    with pytest.raises(PublishError, match="is not a version: its artifactType is"):
         push(owner.versions[2], Place(address, REPOSITORY))
     assert attacker.image("2") == image
     with pytest.raises(RegistryError):

@@ -15,11 +15,11 @@ import pytest
 
 from tests.cluster import network
 from tests.cluster.node import Cluster
-from tests.export.test_publish import KEY, SECRET, Store, started
 from tests.exporting import export_scaled
 from tests.k8s.deployed import Pods, volume
 from tests.k8s.reaching import reached
 from tests.k8s.rolled import MODELS
+from tests.object_stores import KEY, SECRET, Store, started
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = (

@@ -24,6 +24,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 # What signing and verifying import.
 SIGNATURES = ("cryptography", "in_toto_attestation", "model_signing", "OpenSSL", "securesystemslib", "sigstore")
+# What calling a registry imports.
+REGISTRIES = ("oras", "requests", "urllib3")
+# What the models of MLflow need.
+MLFLOW = ("mlflow",)
 # By protocol the extras with the file systems of object stores, and with what reads registries.
 _STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "oci": "oci"}
 _OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
