@@ -22,7 +22,7 @@ Examples:
   tfserving export publish digits s3://bucket/models   the newest version
   tfserving export publish digits/3 gs://bucket/models
   tfserving export publish digits/3 oci://registry.example/models
-  tfserving export publish digits/3 models:/digits     to MLflow's registry
+  tfserving export publish digits/3 models:/digits     registered in MLflow
 
 \b
 Object stores need an extra: s3 (s3://) or gs (gs://).
@@ -37,7 +37,7 @@ models:/ needs the extra mlflow, and MLFLOW_TRACKING_URI.""",
 @plain_http_option
 @json_option
 def publish(version: str, destination: str, fleet: Path, folder: Path | None, plain_http: bool, as_json: bool) -> None:
-    """Copy a version to a folder, an object store or a registry, or register it in MLflow.
+    """Copy a version to a folder, an object store or a registry.
 
     The copy is DEST/MODEL/VERSION, where a server finds it. DEST is a folder, s3://, gs:// or abfs://. With oci:// it
     is the image DEST/MODEL:VERSION of a registry, which can be mounted as an image volume. VERSION is a number or
