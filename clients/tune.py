@@ -27,7 +27,7 @@ from tfserving.clients.client import connect
 from tfserving.clients.errors import ServingError
 from tfserving.foundation.batch_sizes import powers_of_two
 from tfserving.foundation.devices import DEVICES, Device, device_kind
-from tfserving.foundation.gpus import visible_gpus
+from tfserving.foundation.gpus import TF32_OVERRIDE, visible_gpus
 from tfserving.foundation.last_words import last_words
 from tfserving.foundation.model_server import VARIABLE, find_model_server, no_model_server
 from tfserving.foundation.programs import end_with_parent
@@ -41,9 +41,6 @@ MOST_ENQUEUED = 1000
 # Likewise: TensorFlow Serving has 4 threads for each CPU by default, rejects more gRPC calls, and queues REST calls.
 # Without the last one it compiles no version that was exported with `--xla`.
 _MORE_FLAGS = ("--grpc_max_threads=1024", "--rest_api_num_threads=256", "--xla_cpu_compilation_enabled=true")
-# NVIDIA's libraries never use TF32 when this is 0:
-# https://docs.nvidia.com/deeplearning/frameworks/tensorflow-user-guide/index.html#tf32_override
-TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 # https://github.com/tensorflow/tensorflow/blob/v2.21.0/tensorflow/core/common_runtime/gpu/gpu_device.cc
 CREATED = re.compile(r"Created device \S*device:GPU:")
 # A candidate must be better by more than the variation of measurements.

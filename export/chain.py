@@ -45,7 +45,9 @@ def links(manifest: Manifest, signed: str, use: Use) -> Iterator[tuple[str, str]
     yield "commit", commit_text(made.source)
     if manifest.builder:
         file = f", {made.builder_file.path}, sha256:{made.builder_file.sha256}" if made.builder_file else ""
-        yield "builder", f"{manifest.builder}{file}"
+        # A builder of the toolkit loads the models of MLflow that are Keras files.
+        loaded = f", loading {manifest.saved_model}" if manifest.saved_model else ""
+        yield "builder", f"{manifest.builder}{file}{loaded}"
     else:
         yield "builder", f"none: the SavedModel {manifest.saved_model}, as it is"
     data = list(made.training_data.items())

@@ -14,18 +14,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tfserving.foundation.devices import Device
-from tfserving.foundation.gpus import VISIBLE
+from tfserving.foundation.gpus import AUTOTUNE, GROWTH, TF32_OVERRIDE, VISIBLE
 
-# NVIDIA's libraries read it when they are loaded, and 0 has precedence over every setting of a program. So a function
-# that XLA compiled while a builder had TF32 turned on obeys it, too, where it calls these libraries.
-# https://docs.nvidia.com/cuda/cublas/index.html#environment-variables
-TF32 = "NVIDIA_TF32_OVERRIDE"
-# By default TensorFlow's first process takes the whole memory of a GPU, and an export has two processes.
-GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
-# cuDNN picks its algorithms by measuring their times, so two processes can pick different ones. ResNet50 differed by
-# 1.4e-4 between two processes on an H200, and not at all without this.
-AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
-_ALWAYS = {TF32: "0"}
+# A function that XLA compiled while a builder had TF32 turned on obeys it, too, where it calls NVIDIA's libraries.
+_ALWAYS = {TF32_OVERRIDE: "0"}
+# An export has two processes, which share the memory. ResNet50 differed by 1.4e-4 between two processes on an H200 that
+# measured cuDNN's algorithms, and not at all when these were chosen by rule.
 _UNLESS_SET = {GROWTH: "true", AUTOTUNE: "0"}
 
 # Variables of a process; None removes one.
@@ -93,5 +87,5 @@ def measurements(gpu: str) -> tuple[Measurement, ...]:
     return (
         Measurement("cpu", platform.machine(), {VISIBLE: "-1"}),
         Measurement("gpu", gpu, {AUTOTUNE: "1"}),
-        Measurement("gpu-tf32", gpu, {AUTOTUNE: "1", TF32: None}),
+        Measurement("gpu-tf32", gpu, {AUTOTUNE: "1", TF32_OVERRIDE: None}),
     )

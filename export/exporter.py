@@ -30,6 +30,7 @@ from tfserving.export.given import read_given
 from tfserving.export.golden import LARGEST
 from tfserving.export.manifest import FileEntry, Manifest, ServedSignature, hash_files
 from tfserving.export.measured import Sets, measure
+from tfserving.export.mlflow.model import MlflowModel
 from tfserving.export.options import Effect, Option
 from tfserving.export.origin import Origin
 from tfserving.export.proof import FreshProcess, Proof
@@ -54,9 +55,10 @@ from tfserving.foundation.trust import Trust
 class Target:
     """A model to export: its name, its builder as 'module:function', and the folder of its versions.
 
-    `saved_model`, instead of a builder, is the folder of a SavedModel, which is served as it is. `project` is the
-    working folder of the builder, where its module is found first. `signer` signs the version, and `trust` verifies the
-    signature of a version that is kept. The rest is as in models.yaml and as the options of `tfserving export build`.
+    `saved_model`, instead of a builder, is the folder of a SavedModel, which is served as it is. `mlflow` is the model
+    of MLflow that it is from, or whose Keras file the builder loads. `project` is the working folder of the builder,
+    where its module is found first. `signer` signs the version, and `trust` verifies the signature of a version that is
+    kept. The rest is as in models.yaml and as the options of `tfserving export build`.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Target:
     checkpoint: Path | None = None
     partial: bool = False
     saved_model: Path | None = None
+    mlflow: MlflowModel | None = None
     if_changed: bool = False
     signer: Signer | None = None
     trust: Trust | None = None
@@ -116,12 +119,15 @@ def export(
     """
     steps = Steps(target.model, progress)
     rules = Rules(target.allow, steps.note, adopted=builder is None)
-    origin = Origin(target.builder, target.project, steps.note)
+    # The builder of an MLflow model is the toolkit's.
+    origin = Origin(None if target.mlflow else target.builder, target.project, steps.note)
     source: Source
     what = f"reading {target.saved_model}" if builder is None else f"running {target.builder}"
     with steps.step("build", what, of_user=builder is not None):
         source = _adopt(target) if builder is None else _build(target, builder, steps.now)
         given = [request for file in target.golden for request in read_given(file, source.signatures)]
+        if target.mlflow:
+            given += target.mlflow.requests(source.signatures, steps.note)
     # A builder may have turned it on.
     turn_tf32_off()
     machine = machine or this_machine()
@@ -195,7 +201,10 @@ def _build(target: Target, builder: Callable[[], Any], now: Callable[[str], None
     assert target.builder is not None
     with restores.watch() as noted:
         servable = run_builder(target.builder, builder)
-    return Built(target.builder, servable, noted, target.checkpoint, now, partial=target.partial)
+    built = Built(target.builder, servable, noted, target.checkpoint, now, partial=target.partial)
+    if target.mlflow:
+        built.made = tuple(servable.signatures)
+    return built
 
 
 def _adopt(target: Target) -> Adopted:
@@ -256,6 +265,12 @@ def _signatures_before(model_folder: Path) -> dict[str, ServedSignature] | None:
         return None
 
 
+def _origin(target: Target) -> str | None:
+    if target.mlflow:
+        return target.mlflow.origin
+    return str(target.saved_model.resolve()) if target.saved_model else None
+
+
 def _manifest(
     target: Target,
     source: Source,
@@ -273,7 +288,7 @@ def _manifest(
         version=version,
         created=datetime.now(timezone.utc).replace(microsecond=0),
         builder=target.builder,
-        saved_model=str(target.saved_model.resolve()) if target.saved_model else None,
+        saved_model=_origin(target),
         made_requests=source.made,
         checkpoint=target.checkpoint.name if target.checkpoint else None,
         options=options,

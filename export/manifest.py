@@ -63,7 +63,10 @@ class Manifest(_Strict):
     ] = None
     saved_model: Annotated[
         str | None,
-        Field(description="The folder of the SavedModel that was exported as it is. None with a builder."),
+        Field(
+            description="The folder of the SavedModel that was exported as it is, or the model of MLflow that was "
+            "exported. None for any other builder's model."
+        ),
     ] = None
     made_requests: Annotated[
         tuple[str, ...],

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,8 @@ from tfserving.export.copied import files_of
 from tfserving.export.errors import ExportError
 from tfserving.export.exporter import Exported, Target, check_as_it_is, export
 from tfserving.export.given import check_file
+from tfserving.export.mlflow import keras_model
+from tfserving.export.mlflow.sources import with_mlflow
 from tfserving.export.proof import FreshProcess
 from tfserving.export.restores import watch
 from tfserving.export.savedmodel import read_signatures
@@ -42,15 +45,20 @@ def export_all(targets: Sequence[Target]) -> Generator[tuple[Target, Outcome], N
 
     All inputs are checked first, as far as files show it. TensorFlow is imported only when something is left to export.
     """
-    checked = []
-    for target in targets:
-        try:
-            _check_inputs(target)
-            checked.append(target)
-        except ExportError as error:
-            yield target, Outcome(error=error, started=False)
-    if not checked:
-        return
+    with contextlib.ExitStack() as folders:
+        checked = []
+        for named in targets:
+            try:
+                target = with_mlflow(named, folders)
+                _check_inputs(target)
+                checked.append(target)
+            except ExportError as error:
+                yield named, Outcome(error=error, started=False)
+        if checked:
+            yield from _export_checked(checked)
+
+
+def _export_checked(checked: Sequence[Target]) -> Generator[tuple[Target, Outcome], None, None]:
     with contextlib.ExitStack() as processes:
         processes.enter_context(_silent_interrupts())
         with Progress() as progress:
@@ -77,7 +85,8 @@ def export_all(targets: Sequence[Target]) -> Generator[tuple[Target, Outcome], N
 def _check_inputs(target: Target) -> None:
     """Raise ExportError when a file that the target names can't be used, as far as the files show it."""
     if target.builder:
-        look_at(target.builder, target.project)
+        if not target.mlflow:
+            look_at(target.builder, target.project)
     elif target.saved_model:
         check_as_it_is(target)
         files_of(target.saved_model)
@@ -89,6 +98,8 @@ def _check_inputs(target: Target) -> None:
 def _find(target: Target) -> Callable[[], Any] | None:
     if target.builder is None:
         return None
+    if target.mlflow:
+        return partial(keras_model.build, target.mlflow.path)
     with Progress() as progress, in_project(target.project), contextlib.redirect_stdout(sys.stderr):
         # The module may print: on a terminal there is no line then that is rewritten.
         if not sys.stderr.isatty():

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from tfserving.foundation.devices import Device, device_kind
+from tfserving.foundation.gpus import TF32_OVERRIDE
 from tfserving.foundation.model_server import PROGRAM
 from tfserving.k8s.kubectl import Object
-from tfserving.serving.gpu_environment import TF32_OVERRIDE
 
 # Whole GPUs, shares, and slices: nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.10gb.
 _GPU = re.compile(r"/(.*gpu|mig-)")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from tfserving.foundation.batch_sizes import THREADS_ON_A_GPU
 from tfserving.foundation.golden import WARMUP
 from tfserving.foundation.messages import PredictionLog
 from tfserving.foundation.records import RecordError, read_records
 from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded.errors import StartError
-from tfserving.serving.gpu_batching import ENQUEUED, THREADS, batching_on_a_gpu
+from tfserving.serving.gpu_batching import ENQUEUED, batching_on_a_gpu
 from tfserving.serving.models_yaml.server import Batching
 from tfserving.serving.problem import Problem
 
@@ -56,9 +57,10 @@ def parameter_problems(where: str, given: Batching, *, gpu: bool, embedded: bool
         text += " allowed_batch_sizes. Without this key, server.batching has powers of two"
         yield Problem(where, text, warning=True)
     threads = given.num_batch_threads or 0
-    if gpu and threads > THREADS:
-        text = f"num_batch_threads: got {threads}, expected 1 or {THREADS} on a GPU. More threads run smaller batches,"
-        yield Problem(where, f"{text} and the GPU computes them one after another", warning=True)
+    if gpu and threads > THREADS_ON_A_GPU:
+        expected = f"num_batch_threads: got {threads}, expected 1 or {THREADS_ON_A_GPU} on a GPU."
+        why = "More threads run smaller batches, and the GPU computes them one after another"
+        yield Problem(where, f"{expected} {why}", warning=True)
 
 
 def warmup_problems(

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU, powers_of_two
+from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU, THREADS_ON_A_GPU, powers_of_two
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.server import Batching
 
-# A GPU runs one batch at a time. The next one is assembled meanwhile.
-THREADS = 2
 # TensorFlow Serving's default, in batches: max_enqueued_batches of shared_batch_scheduler.h.
 ENQUEUED = 10
 
@@ -30,7 +28,7 @@ def batching_on_a_gpu(batching: Batching, *, embedded: bool) -> Batching:
     """
     changed: dict[str, Any] = {}
     if batching.num_batch_threads is None:
-        changed["num_batch_threads"] = THREADS
+        changed["num_batch_threads"] = THREADS_ON_A_GPU
     if batching.allowed_batch_sizes is None:
         largest = batching.max_batch_size
         if batching.enable_large_batch_splitting is not False:

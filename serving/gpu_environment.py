@@ -23,14 +23,11 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from tfserving.foundation.gpus import VISIBLE, Gpu, all_gpus, visible_gpus
+from tfserving.foundation.gpus import AUTOTUNE, GROWTH, TF32_OVERRIDE, VISIBLE, Gpu, all_gpus, visible_gpus
 
 if TYPE_CHECKING:
     from tfserving.serving.models_yaml.server import ServerSettings
 
-TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
-AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
-GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 # The names of parts of a GPU, which the driver's list of GPUs lacks.
 _MIG = "MIG-"
 

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tfserving.cli import ENTRIES
-from tfserving.foundation.extras import EXTRAS, REGISTRIES, SIGNATURES
+from tfserving.foundation.extras import EXTRAS, MLFLOW, REGISTRIES, SIGNATURES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tfserving"
@@ -129,7 +129,8 @@ def test_a_rooms_extra_brings_what_it_imports(room: str) -> None:
     extra = EXTRA_OF.get(room)
     base, brought = installed_with(None), installed_with(extra)
     used = {name.split(".")[0] for path in files(room) for name in imported(path) if "models" not in path.parts}
-    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving", *SIGNATURES, *REGISTRIES}:
+    optional = {*SIGNATURES, *REGISTRIES, *MLFLOW}
+    for module in used - set(sys.stdlib_module_names) - {"tfserving", "tensorflow_serving"} - optional:
         if (room, module) == ("foundation", "fsspec"):
             # What opens stores imports it when there is one. All rooms that use it have it.
             continue
@@ -145,6 +146,10 @@ def test_the_extra_for_signatures_brings_what_signing_and_verifying_import() -> 
     assert "model-signing" in brought
     for module in set(SIGNATURES) - {"model_signing"}:
         assert {"OpenSSL": "pyopenssl"}.get(module, module.replace("_", "-")) in brought | theirs
+
+
+def test_the_extra_for_mlflow_brings_it() -> None:
+    assert "mlflow-skinny" in installed_with("mlflow")
 
 
 def test_the_extra_for_registries_brings_what_calling_one_imports() -> None:

@@ -44,6 +44,8 @@ Examples:
                                            a model that models.yaml lacks
   tfserving export build spam=exports/spam --golden spam.json
                                            the SavedModel in exports/spam
+  tfserving export build spam=models:/spam/3
+                                           version 3 of a model of MLflow
   tfserving export build spam --from-checkpoint runs/7
                                            the latest checkpoint in runs/7
   tfserving export build digits --sign sign.key
@@ -116,8 +118,9 @@ def build(
     """Export new versions of the models.
 
     NAME=MODULE:FUNCTION exports a model that models.yaml lacks. The function is called without arguments and returns a
-    tfserving.export.servable.Servable. NAME=FOLDER exports the SavedModel in that folder as it is. An existing version
-    is never changed. When one model fails, the others are still exported, and the exit code is 1.
+    tfserving.export.servable.Servable. NAME=FOLDER exports the SavedModel in that folder as it is, or the MLflow model
+    in it. NAME=models:/MODEL/VERSION exports a model of MLflow's server. An existing version is never changed. When one
+    model fails, the others are still exported, and the exit code is 1.
 
     --freeze, --optimize, --half and --xla each take effect only if all golden outputs stay within tolerance, in this
     process and in the proof. The size, the nodes and the time of a call before and after are printed.

@@ -22,11 +22,13 @@ Examples:
   tfserving export publish digits s3://bucket/models   the newest version
   tfserving export publish digits/3 gs://bucket/models
   tfserving export publish digits/3 oci://registry.example/models
+  tfserving export publish digits/3 models:/digits     registered in MLflow
 
 \b
 Object stores need an extra: s3 (s3://) or gs (gs://).
 Credentials and endpoint are set as for the tools of that cloud.
-Registries need the extra oci. Log in with `docker login` or `oras login`.""",
+Registries need the extra oci. Log in with `docker login` or `oras login`.
+models:/ needs the extra mlflow, and MLFLOW_TRACKING_URI.""",
 )
 @click.argument("version", metavar="MODEL[/VERSION]", shell_complete=complete_models)
 @click.argument("destination", metavar="DEST")
@@ -49,12 +51,16 @@ def publish(version: str, destination: str, fleet: Path, folder: Path | None, pl
     from tfserving.export.publish import check_destination
     from tfserving.export.publish import publish as run
     from tfserving.foundation.command.progress import Progress
+    from tfserving.serving.models_yaml.patterns import is_mlflow_uri
 
     if is_registry(destination):
         _push(version, destination, fleet, folder, plain_http, as_json)
         return
     if plain_http:
         raise click.UsageError("--plain-http is for a registry: oci://HOST/REPOSITORY")
+    if is_mlflow_uri(destination):
+        _register(version, destination, fleet, folder, as_json)
+        return
     with checked_input():
         trust = trust_of((), fleet_of(fleet))
         path = find_version(version, fleet, folder)
@@ -91,3 +97,22 @@ def _push(version: str, destination: str, fleet: Path, folder: Path | None, plai
     except PublishError as error:
         raise CommandError(str(error)) from None
     click.echo(json.dumps(asdict(pushed), indent=2) if as_json else str(pushed))
+
+
+def _register(version: str, destination: str, fleet: Path, folder: Path | None, as_json: bool) -> None:
+    from tfserving.export.errors import ExportError
+    from tfserving.export.manifest import read_manifest
+    from tfserving.export.mlflow.register import check_name, register
+    from tfserving.foundation.command.progress import Progress
+
+    with checked_input():
+        path = find_version(version, fleet, folder)
+        manifest = read_manifest(path)
+        check_name(destination)
+        trust = trust_of((), fleet_of(fleet))
+    try:
+        with Progress() as progress:
+            registered = register(path, manifest.model, manifest.version, destination, trust, progress.update)
+    except ExportError as error:
+        raise CommandError(str(error)) from None
+    click.echo(json.dumps(asdict(registered), indent=2) if as_json else str(registered))

@@ -48,7 +48,9 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 def is_place(text: str) -> bool:
     """Return whether an argument is a place with published versions: a URL or a path, and no model."""
-    return "://" in text or ("/" in text and "=" not in text and ":" not in text)
+    from tfserving.serving.models_yaml.patterns import is_mlflow_uri
+
+    return is_mlflow_uri(text) or "://" in text or ("/" in text and "=" not in text and ":" not in text)
 
 
 @click.command(
@@ -58,6 +60,7 @@ Examples:
   tfserving export fetch s3://bucket/models digits       the newest version
   tfserving export fetch oci://registry.example/models digits/3
   tfserving export fetch oci://registry.example/models digits@sha256:…
+  tfserving export fetch models:/digits digits/3         registered in MLflow
 
 \b
 Object stores need an extra: s3 (s3://) or gs (gs://).
@@ -85,10 +88,10 @@ def fetch(
 ) -> None:
     """Copy a published version into the folder of versions.
 
-    URL is a folder, an object store or a registry, as `export publish` has it. VERSION is a number or `latest`, the
-    default; in a registry also the digest of an image. The files are compared with the manifest before the version
-    gets its number, and with `trust` in models.yaml, or --trust, the signature is verified. A version that exists is
-    never overwritten.
+    URL is a folder, an object store, a registry or a registered model of MLflow, as `export publish` has it. VERSION is
+    a number or `latest`, the default; in a registry also the digest of an image. The files are compared with the
+    manifest before the version gets its number, and with `trust` in models.yaml, or --trust, the signature is verified.
+    A version that exists is never overwritten.
     """
     from tfserving.export.published.fetch import FetchError
     from tfserving.export.published.fetch import fetch as run

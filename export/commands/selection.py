@@ -37,7 +37,7 @@ def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
     from tfserving.foundation.golden import SAVED_MODEL
     from tfserving.foundation.quality import FUNCTION
     from tfserving.serving.models_yaml.fleet import Model
-    from tfserving.serving.models_yaml.patterns import NAME
+    from tfserving.serving.models_yaml.patterns import NAME, is_mlflow_uri
 
     found: dict[str, Model] = {}
     for text in arguments:
@@ -45,6 +45,8 @@ def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
             if (Path(text) / SAVED_MODEL).is_file():
                 raise click.UsageError(f"{text} is the folder of a SavedModel. Give it a name: NAME={text}")
             continue
+        if is_mlflow_uri(text):
+            raise click.UsageError(f"{text} is a model of MLflow. Give it a name: NAME={text}")
         name, equals, source = text.partition("=")
         if not equals:
             # The name of the module.
@@ -54,13 +56,16 @@ def typed_models(arguments: Sequence[str]) -> dict[str, Model]:
                 f"{name!r} is not a model name. Use letters, digits, '_', '.' and '-', and begin with a letter, a "
                 "digit or '_'."
             )
-        if Path(source).is_dir():
+        if is_mlflow_uri(source):
+            found[name] = Model(saved_model=Path(source))
+        elif Path(source).is_dir():
             found[name] = Model(saved_model=Path(source).absolute())
         elif FUNCTION.fullmatch(source):
             found[name] = Model(builder=source)
         else:
             raise click.UsageError(
-                f"{text}: expected NAME=MODULE:FUNCTION or NAME=FOLDER with the folder of a SavedModel, got {source!r}"
+                f"{text}: expected NAME=MODULE:FUNCTION, NAME=FOLDER with the folder of a SavedModel or of an MLflow "
+                f"model, or NAME=models:/NAME/VERSION, got {source!r}"
             )
     return found
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tfserving.foundation.manifest import Manifest
 from tfserving.foundation.store import Limits
+from tfserving.serving.models_yaml.patterns import is_mlflow_uri
 
 # A version's number, or the digest of its image.
 Wanted = int | str
@@ -75,7 +76,11 @@ def opened(url: str, plain_http: bool = False) -> Iterator[Source]:
     """Open the place that a folder or a URL names. `plain_http` allows a registry without TLS. Raises StoreError."""
     from tfserving.export.oci.place import is_registry, read_place
 
-    if is_registry(url):
+    if is_mlflow_uri(url):
+        from tfserving.export.published.in_mlflow import InMlflow
+
+        yield InMlflow(url)
+    elif is_registry(url):
         from tfserving.export.oci.registry import Registry
         from tfserving.export.oci.session import Session
         from tfserving.export.published.in_registry import InRegistry

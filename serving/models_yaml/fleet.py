@@ -68,7 +68,9 @@ class Model(Strict):
     saved_model: Annotated[
         Path | None,
         Field(
-            description="Instead of a builder, the folder of a SavedModel to serve unchanged. Relative to models.yaml."
+            description="Instead of a builder, the folder of a SavedModel to serve unchanged, or of an MLflow model. "
+            "Relative to models.yaml. Or a model of MLflow's server: models:/NAME/VERSION, models:/NAME@ALIAS, "
+            "runs:/RUN/PATH."
         ),
     ] = None
     allow: Annotated[
@@ -283,7 +285,7 @@ def read_fleet(path: Path) -> Fleet:
     models = {
         name: model.model_copy(
             update={
-                "saved_model": model.saved_model and here / model.saved_model,
+                "saved_model": _source(model.saved_model, here),
                 "golden": tuple(here / file for file in model.golden),
                 "evaluation": _absolute(model.evaluation, here),
             }
@@ -311,6 +313,10 @@ def check_label(label: str) -> None:
     """Raise ValueError when `label` can't name a version."""
     if not patterns.LABEL.fullmatch(label):
         raise ValueError(f"got the label {shown(label)}, expected {patterns.LABEL_WORDS}")
+
+
+def _source(saved_model: Path | None, here: Path) -> Path | None:
+    return saved_model if saved_model is None or patterns.is_mlflow_uri(saved_model) else here / saved_model
 
 
 def _absolute(settings: Strict | None, here: Path) -> Strict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from tfserving.foundation.quality import FUNCTION as FUNCTION_PATTERN
 
@@ -13,6 +14,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 # length is that of a label's value on Kubernetes.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 LABEL_WORDS = "1 to 63 letters, digits, '_', '.' and '-', the first a letter or digit, such as canary"
+
+# https://mlflow.org/docs/latest/ml/tracking/artifact-stores and /ml/model-registry
+_MLFLOW = re.compile(r"(models|runs):/.*", re.DOTALL)
 
 FUNCTION = f"^{FUNCTION_PATTERN.pattern}$"
 IMAGE = r"^[\w][\w.:/+-]*(@sha256:[0-9a-f]{64})?$"
@@ -48,3 +52,8 @@ EXPECTED = {
     PAGE: "the address of a page, such as https://wiki.example.com/runbooks",
     ENDPOINT: "a URL such as https://minio.example.com:9000",
 }
+
+
+def is_mlflow_uri(source: Path | str) -> bool:
+    """Return whether `source` is a URI of MLflow's registry or of a run's artifacts, and no path."""
+    return bool(_MLFLOW.fullmatch(str(source)))

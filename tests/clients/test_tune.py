@@ -20,7 +20,6 @@ from tfserving.clients.commands.tune import _show as shown
 from tfserving.clients.reports.tuning import write
 from tfserving.clients.tune import (
     ON_A_GPU,
-    TF32_OVERRIDE,
     Candidate,
     Parameters,
     Space,
@@ -32,6 +31,7 @@ from tfserving.clients.tune import (
 )
 from tfserving.clients.tune import _device as device_of
 from tfserving.foundation.batch_sizes import powers_of_two
+from tfserving.foundation.gpus import TF32_OVERRIDE
 from tfserving.serving.embedded.core.batch_parameters import read_parameters
 
 pytestmark = UNDER_LOAD

@@ -312,10 +312,8 @@ def test_more_files_than_a_manifest_lists_are_told(
 def test_what_is_neither_a_builder_nor_a_named_folder_is_wrong_usage(project: Project, tf1: Path) -> None:
     done = project.run("build", "adopted=nowhere/here")
     assert done.returncode == 2
-    assert (
-        "expected NAME=MODULE:FUNCTION or NAME=FOLDER with the folder of a SavedModel, got 'nowhere/here'"
-        in done.stderr
-    )
+    assert "expected NAME=MODULE:FUNCTION, NAME=FOLDER with the folder of a SavedModel or " in done.stderr
+    assert "NAME=models:/NAME/VERSION, got 'nowhere/here'" in done.stderr
     nameless = project.run("build", str(tf1))
     assert nameless.returncode == 2
     assert f"{tf1} is the folder of a SavedModel. Give it a name: NAME={tf1}" in nameless.stderr

@@ -130,7 +130,7 @@ def test_a_version_that_something_else_wrote_is_listed_with_its_error(project: P
     ("arguments", "problem"),
     [
         (["build", "nobody"], "Error: no model is called 'nobody'; the fleet has scale, unbuilt"),
-        (["build", "x=zoo"], "Error: x=zoo: expected NAME=MODULE:FUNCTION or NAME=FOLDER"),
+        (["build", "x=zoo"], "Error: x=zoo: expected NAME=MODULE:FUNCTION, NAME=FOLDER"),
         (["build", "../x=zoo:scale"], "Error: '../x' is not a model name. "),
         (["build", "--fleet", "other.yaml"], "Error: there is no file other.yaml."),
         (["list", "nobody"], "Error: no model is called 'nobody'"),

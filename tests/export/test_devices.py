@@ -14,11 +14,11 @@ import tensorflow as tf
 from tests.export.conftest import ROOT
 from tests.export.zoo import Scale, servable
 from tests.exporting import fresh_process
-from tfserving.export.devices import AUTOTUNE, GROWTH, TF32, Machine, measurements, proof_environment, this_machine
+from tfserving.export.devices import Machine, measurements, proof_environment, this_machine
 from tfserving.export.exporter import Exported
 from tfserving.export.servable import Servable
 from tfserving.foundation.devices import DEVICES
-from tfserving.foundation.gpus import VISIBLE
+from tfserving.foundation.gpus import AUTOTUNE, GROWTH, TF32_OVERRIDE, VISIBLE
 
 
 def test_a_proof_runs_without_tf32_autotuning_and_the_whole_memory() -> None:
@@ -31,16 +31,16 @@ def test_a_proof_runs_without_tf32_autotuning_and_the_whole_memory() -> None:
 
 
 def test_the_users_own_settings_win_except_for_tf32() -> None:
-    own = {TF32: "1", AUTOTUNE: "1", GROWTH: "false"}
-    assert proof_environment(own) == {**own, TF32: "0"}
+    own = {TF32_OVERRIDE: "1", AUTOTUNE: "1", GROWTH: "false"}
+    assert proof_environment(own) == {**own, TF32_OVERRIDE: "0"}
 
 
 def test_a_server_is_measured_with_its_autotuning_and_with_each_kind_of_device() -> None:
     found = {one.device: proof_environment({}, one.environment) for one in measurements("NVIDIA H200")}
     assert tuple(found) == DEVICES
     assert found["cpu"][VISIBLE] == "-1"
-    assert (found["gpu"][TF32], found["gpu"][AUTOTUNE]) == ("0", "1")
-    assert (found["gpu-tf32"].get(TF32), found["gpu-tf32"][AUTOTUNE]) == (None, "1")
+    assert (found["gpu"][TF32_OVERRIDE], found["gpu"][AUTOTUNE]) == ("0", "1")
+    assert (found["gpu-tf32"].get(TF32_OVERRIDE), found["gpu-tf32"][AUTOTUNE]) == (None, "1")
 
 
 def test_a_machine_without_a_gpu_computes_on_its_processor() -> None:
@@ -60,7 +60,7 @@ import json, os
 from tfserving.export.console import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
-names = {[TF32, AUTOTUNE, GROWTH]}
+names = {[TF32_OVERRIDE, AUTOTUNE, GROWTH]}
 print(json.dumps([[os.environ[name] for name in names], tf.config.experimental.tensor_float_32_execution_enabled()]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The sizes of batches on a GPU.
+"""The sizes of batches on a GPU, and the threads that run them.
 
 A GPU pays for each new size of a batch once: cuDNN measures its algorithms (0.2 to 0.5 s for ResNet50 on an H200), and
 XLA compiles (7 to 13 s there). So batches are padded to a few sizes, which the warm-up runs before the first request.
@@ -9,6 +9,8 @@ from __future__ import annotations
 # It is the size of the measurements on an H200, where ResNet50 ran 32 rows in the time of three runs of one row. The
 # warm-up requests of an exported version have the same sizes by default, so TensorFlow Serving runs them, too.
 LARGEST_ON_A_GPU = 32
+# A GPU runs one batch at a time. The next one is assembled, and copied to it, meanwhile.
+THREADS_ON_A_GPU = 2
 
 
 def powers_of_two(largest: int) -> tuple[int, ...]:

@@ -26,6 +26,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 SIGNATURES = ("cryptography", "in_toto_attestation", "model_signing", "OpenSSL", "securesystemslib", "sigstore")
 # What calling a registry imports.
 REGISTRIES = ("oras", "requests", "urllib3")
+# What the models of MLflow need.
+MLFLOW = ("mlflow",)
 # By protocol the extras with the file systems of object stores, and with what reads registries.
 _STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "oci": "oci"}
 _OTHER_STORES = {"abfs": "adlfs", "az": "adlfs"}
@@ -56,6 +58,11 @@ def missing_for_store(url: str) -> str:
     if extra := _STORES.get(protocol):
         remedy = f"Install the extra {extra!r}: {how_to_install(extra)}."
     return f"{url}: {protocol}:// needs a Python package that is not installed. {remedy}"
+
+
+def missing_for(extra: str, what: str) -> str:
+    """Return the sentence that names the extra which `what` needs."""
+    return f"{what} needs a Python package that is not installed. Install the extra {extra!r}: {how_to_install(extra)}."
 
 
 def how_to_install(extras: str) -> str:

@@ -17,6 +17,17 @@ _KILLED_SECONDS = 0.5
 _MIB = 1 << 20
 # Sets which GPUs a process sees, and in which order: numbers, or UUIDs, which may be shortened.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# NVIDIA's libraries read it when they are loaded. With 0 they never use TF32, whatever a program sets. TensorFlow's own
+# setting covers its calls of cuBLAS and cuDNN; this covers calls of other code, such as an operation of a plugin.
+# https://docs.nvidia.com/cuda/cublas/index.html#environment-variables
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+# With 0 cuDNN's algorithms are chosen by rule, so they are the same in each process. They are measured otherwise, and
+# two measurements can differ.
+AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
+# With true TensorFlow allocates a GPU's memory when it is needed. By default a process takes all of it.
+GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
+# The compute capability of the first GPUs with TF32.
+_AMPERE = 8
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,9 @@ class Gpu:
 
     @property
     def has_tf32(self) -> bool:
-        """Whether it can compute float32 in TF32: Ampere and later."""
+        """Whether it can compute float32 in TF32."""
         major = self.compute_capability.partition(".")[0]
-        return major.isdecimal() and int(major) >= 8  # noqa: PLR2004 - Ampere
+        return major.isdecimal() and has_tf32(int(major))
 
     def __str__(self) -> str:
         if self.total is None:
@@ -55,6 +66,11 @@ class GpuProcess:
     pid: int
     name: str
     used: int | None
+
+
+def has_tf32(major: int) -> bool:
+    """Return whether GPUs of this compute capability, such as 9 for 9.0, can compute float32 in TF32."""
+    return major >= _AMPERE
 
 
 def all_gpus() -> tuple[Gpu, ...]:

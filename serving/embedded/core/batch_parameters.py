@@ -11,8 +11,6 @@ from tfserving.serving.config_messages import read_message
 from tfserving.serving.embedded.errors import StartError
 
 OWN_PARAMETERS = "batching_params.pbtxt"
-# One batch runs on the GPU, and the next one is copied to it or waits for it.
-THREADS_ON_A_GPU = 2
 
 
 @dataclass(frozen=True)

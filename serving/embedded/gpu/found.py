@@ -7,16 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from tfserving.foundation.devices import Device, device_kind
+from tfserving.foundation.gpus import AUTOTUNE, TF32_OVERRIDE, has_tf32
 from tfserving.serving.embedded.flags import Flags
 
-AMPERE = 8
-# With 0 NVIDIA's libraries never use TF32, whatever a program sets. TensorFlow's own setting covers its calls of cuBLAS
-# and cuDNN; this covers calls that other code makes, such as an operation from a plugin.
-# https://developer.nvidia.com/blog/accelerating-ai-training-with-tf32-tensor-cores/
-TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
-# 0: cuDNN's algorithms are chosen by rule, so they are the same in each process. They are measured otherwise, and two
-# measurements can differ.
-AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
 # nvidia-smi numbers the GPUs in the order of their PCI bus. By default CUDA has the fastest one first.
 ORDER, BY_BUS = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 
@@ -30,8 +23,8 @@ class FoundGpu:
 
     @property
     def has_tf32(self) -> bool:
-        """Whether it can compute float32 in TF32: Ampere and later."""
-        return self.compute_capability is not None and self.compute_capability[0] >= AMPERE
+        """Whether it can compute float32 in TF32."""
+        return self.compute_capability is not None and has_tf32(self.compute_capability[0])
 
 
 def set_environment(flags: Flags) -> None:

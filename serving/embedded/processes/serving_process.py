@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU
+from tfserving.foundation.batch_sizes import LARGEST_ON_A_GPU, THREADS_ON_A_GPU
 from tfserving.foundation.devices import Device
 from tfserving.foundation.tensors import LARGEST_DECLARED
 from tfserving.serving.embedded.core import warmup
-from tfserving.serving.embedded.core.batch_parameters import THREADS_ON_A_GPU, own_parameters
+from tfserving.serving.embedded.core.batch_parameters import own_parameters
 from tfserving.serving.embedded.core.batch_warmup import play_sizes
 from tfserving.serving.embedded.core.batching import Scheduler
 from tfserving.serving.embedded.core.configuration import Reloadable

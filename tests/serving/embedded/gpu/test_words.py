@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tfserving.foundation.gpus import Gpu
+from tfserving.foundation.gpus import AUTOTUNE, TF32_OVERRIDE, Gpu
 from tfserving.serving.embedded.flags import Flags
-from tfserving.serving.embedded.gpu.found import AUTOTUNE, ORDER, TF32_OVERRIDE, FoundGpu, device_of, set_environment
+from tfserving.serving.embedded.gpu.found import ORDER, FoundGpu, device_of, set_environment
 from tfserving.serving.embedded.gpu.sessions import FORCED, Share
 from tfserving.serving.embedded.gpu.words import Used, describe, matched, warnings_of
 

@@ -1,0 +1,1 @@
+"""MLflow's models: adopted as versions, and versions registered as models of MLflow."""
