@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.export import test_publish as publishing
+from tests import object_stores
 from tests.export.test_publish import store  # noqa: F401 - a fixture
 from tests.servers import wait_for
 from tfserving.foundation.golden import MANIFEST, SAVED_MODEL
@@ -370,7 +370,7 @@ def test_once_is_an_error_when_what_is_served_is_missing(places: Places, tmp_pat
 
 
 def test_a_process_brings_what_is_published_to_s3_later(
-    store: publishing.Store,  # noqa: F811 - the fixture
+    store: object_stores.Store,  # noqa: F811 - the fixture
     places: Places,
     tmp_path: Path,
 ) -> None:
