@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tfserving.foundation.gpus import GROWTH as GROWS
 from tfserving.k8s.devices import gpus
 from tfserving.k8s.lint.findings import Finding
 from tfserving.k8s.lint.manifests import Container, Manifests
 from tfserving.serving.docker.image_names import GPU_SUFFIX, is_embedded, tag_and_digest
-from tfserving.serving.gpu_environment import GROWTH as GROWS
 from tfserving.serving.models_yaml.kubernetes import SHARED, Gpu
 
 FRACTION, GROWTH = "per_process_gpu_memory_fraction", "gpu_memory_growth"

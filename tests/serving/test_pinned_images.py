@@ -35,9 +35,7 @@ def test_an_image_is_pinned_and_the_sources_of_its_digest_are_on_the_page(image:
     assert len(set(re.findall(r"https://github\.com/([\w.-]+/[\w.-]+)", row))) >= 2
 
 
-PAGE = next(
-    page.read_text() for page in (ROOT / "docs/provenance.d/images.md", ROOT / "docs/provenance.md") if page.exists()
-)
+PAGE = (ROOT / "docs/provenance.md").read_text()
 
 
 def test_both_dockerfiles_have_the_same_base() -> None:
