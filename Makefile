@@ -14,8 +14,8 @@ PY := $(VENV)/bin/python
 TFSERVING := $(VENV)/bin/tfserving
 PYTHON ?= python3
 STAMP := $(VENV)/requirements.lock
-RUN_SIZE := 450 MB to download, 2 GB on disk
-DEV_SIZE := 860 MB to download, 3 GB on disk
+RUN_SIZE := 460 MB to download, 2 GB on disk
+DEV_SIZE := 910 MB to download, 3 GB on disk
 PORTS := --port $(PORT) --rest-port $(REST_PORT)
 SERVER := --server grpc://127.0.0.1:$(PORT),http://127.0.0.1:$(REST_PORT)
 

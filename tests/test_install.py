@@ -158,7 +158,11 @@ def test_a_command_whose_extra_is_missing_names_it(light: Project) -> None:
         name = result["command"][0]
         if "needs the Python module" in result["stderr"]:
             extra = result["stderr"].partition("Install the extra '")[2].partition("'")[0]
-            assert (result["exit_code"], extra) == (2, ENTRIES[name].extra)
+            # What signs or reads signatures needs them beside the rest.
+            assert (result["exit_code"], extra) in {(2, ENTRIES[name].extra), (2, "sign")}
+            if extra == "sign":
+                assert result["command"][:2] in (["export", "sign"], ["export", "provenance"]), result
+                continue
             assert re.search(rf": `pip install '?/\S+\.whl\[{extra}\]'?`[.,]", result["stderr"]), result
             named[name] = extra
     expected = ("export", "serve", "labels", "config", "image", "compose", "bench", "rollout", "k8s")

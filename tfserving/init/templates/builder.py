@@ -20,8 +20,9 @@ from tfserving.export.servable import (
     Signature,
     TensorSpec,
 )
+from tfserving.export.training_data import digest_of
 
-from iris_data import MEASURES, SPECIES, load
+from iris_data import FILE, MEASURES, SPECIES, load
 #: function
 from network import trained_network
 #: checkpoint
@@ -68,6 +69,8 @@ def build() -> Servable:
         metrics={"accuracy": Metric(accuracy, rows=len(test.labels))},
         # A rollout measures with these rows whether a new version is worse.
         evaluation=Evaluation(test.inputs(), test.labels, output="scores"),
+        # The manifest has the digest, so that it shows what the model was trained on.
+        training_data={FILE.name: digest_of(FILE)},
     )
 #: keras-file
 
