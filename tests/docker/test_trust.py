@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from tests.docker.conftest import SCALED, Fleet
-from tests.serving.signed_versions import make_key, sign
+from tests.serving.signed_versions import make_key
+from tests.signed import sign_with
 from tfserving.clients import connect
 
 WEIGHTS = "variables/variables.data-00000-of-00001"
@@ -26,7 +27,7 @@ def test_attack_a_container_and_an_image_have_what_was_signed_whatever_the_folde
     fleet.say(f"{SCALED}trust: {{keys: [{key.with_suffix('.pub')}]}}\n")
     assert f"{first} is not signed" in fleet.up(code=2).stderr
     assert fleet.containers == []
-    sign(first, key)
+    sign_with(first, key)
     fleet.up()
     (mount,) = (one for one in fleet.container.attrs["Mounts"] if one["Destination"] == "/models")
     assert Path(mount["Source"]).is_relative_to(fleet.state)
@@ -45,7 +46,7 @@ def test_attack_a_container_and_an_image_have_what_was_signed_whatever_the_folde
     (first / WEIGHTS).write_bytes(right)
     fleet.version(2)
     assert "scaled/2 is not signed" in fleet.toolkit("serve", "reload", code=2).stderr
-    sign(fleet.folder / "models/scaled/2", key)
+    sign_with(fleet.folder / "models/scaled/2", key)
     fleet.toolkit("serve", "reload")
     assert sums(fleet) == [12.0]
     assert "ours.pub" in fleet.toolkit("serve", "status").stdout

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.manifests import sealed
+from tests.signed import make_key as pair
+from tests.signed import sign_with
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE
 
 FILES = {SAVED_MODEL: b"graph", "variables/variables.index": b"index", "variables/variables.data": b"weights"}
@@ -15,30 +18,7 @@ FILES = {SAVED_MODEL: b"graph", "variables/variables.index": b"index", "variable
 
 def make_key(folder: Path, name: str) -> Path:
     """A private key as a PEM file; the public one is beside it, with the suffix .pub."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private
-
-
-def sign(version: Path, key: Path) -> None:
-    """Signs all files of a version."""
-    from model_signing import hashing, signing
-
-    signature = version / SIGNATURE
-    # The library has no types.
-    hashed: Any = hashing.Config
-    files = hashed().set_ignored_paths(paths=[signature], ignore_git_paths=False)
-    signer: Any = signing.Config
-    signer().set_hashing_config(files).use_elliptic_key_signer(private_key=key).sign(version, signature)
+    return pair(folder, name)[0]
 
 
 def write_manifest(version: Path, model: str = "", number: int = 0, **others: Any) -> str:
@@ -52,11 +32,10 @@ def write_manifest(version: Path, model: str = "", number: int = 0, **others: An
         if path.is_file() and path not in (version / MANIFEST, version / SIGNATURE)
     }
     content = {"model": model or version.parent.name, "version": number or int(version.name), **others}
-    text = json.dumps({**content, "files": listed, "digest": ""})
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    text = sealed({**content, "files": listed})
     (version / MANIFEST).parent.mkdir(parents=True, exist_ok=True)
-    (version / MANIFEST).write_text(text.replace('"digest": ""', f'"digest": "{digest}"'))
-    return digest
+    (version / MANIFEST).write_text(text)
+    return str(json.loads(text)["digest"])
 
 
 def write_version(version: Path, key: Path | None, files: Mapping[str, bytes] = FILES) -> str:
@@ -66,5 +45,5 @@ def write_version(version: Path, key: Path | None, files: Mapping[str, bytes] = 
         (version / name).write_bytes(data)
     digest = write_manifest(version)
     if key:
-        sign(version, key)
+        sign_with(version, key)
     return digest

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.serving.signed_versions import FILES, make_key, sign, write_manifest, write_version
+from tests.serving.signed_versions import FILES, make_key, write_manifest, write_version
+from tests.signed import sign_with
 from tfserving.cli import tfserving
 from tfserving.foundation.command.errors import CommandError
 from tfserving.foundation.manifest import MANIFEST, SAVED_MODEL, SIGNATURE, read_manifest_file
@@ -45,7 +46,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fleet(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     """A fleet that trusts ours.pub, with a signed version 1 of `digits`."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    write_version(tmp_path / "models/digits/1", keys / "ours.pem")
+    write_version(tmp_path / "models/digits/1", keys / "ours.key")
     trusting(tmp_path, keys / "ours.pub")
     yield read_fleet(tmp_path / "models.yaml")
     # Else this process, which is many commands, holds them until it ends.
@@ -88,7 +89,7 @@ def serving(fleet: Fleet, *versions: int) -> None:
 
 
 def test_a_server_loads_copies_whose_numbers_are_fixed(fleet: Fleet, keys: Path) -> None:
-    write_version(original(fleet, 2), keys / "ours.pem")
+    write_version(original(fleet, 2), keys / "ours.key")
     copied = admitted_for(fleet, ("digits",))
     assert (copied.versions("digits"), copied.exported("digits")) == ([2], [1, 2])
     assert contents(copied.model_folder("digits") / "2") == FILES
@@ -108,7 +109,7 @@ def test_the_copies_are_the_users_own_and_a_container_can_read_them(fleet: Fleet
 
 
 def test_the_note_of_a_copy_names_the_manifest_and_who_signed_it(fleet: Fleet, keys: Path) -> None:
-    digest = write_version(original(fleet), keys / "ours.pem")
+    digest = write_version(original(fleet), keys / "ours.key")
     assert note(fleet, "digits", 1) is None
     copy_of(fleet)
     found = note(fleet, "digits", 1)
@@ -141,7 +142,7 @@ def test_a_version_that_is_signed_anew_keeps_the_folder_that_a_server_reads(flee
     copy = copy_of(fleet)
     serving(fleet, 1)
     before = copy.stat().st_ino, (copy / SAVED_MODEL).stat().st_ino
-    sign(original(fleet), keys / "other.pem")
+    sign_with(original(fleet), keys / "other.key")
     rotated = trusting(fleet.file.parent, keys / "ours.pub", keys / "other.pub")
     assert copy_of(rotated) == copy
     assert (copy.stat().st_ino, (copy / SAVED_MODEL).stat().st_ino) == before
@@ -154,7 +155,7 @@ def test_a_version_that_is_signed_anew_keeps_the_folder_that_a_server_reads(flee
 def test_a_number_with_other_content_waits_until_no_server_has_the_old_one(fleet: Fleet, keys: Path) -> None:
     copy = copy_of(fleet)
     serving(fleet, 1)
-    write_version(original(fleet), keys / "ours.pem", {**FILES, WEIGHTS: b"retrained"})
+    write_version(original(fleet), keys / "ours.key", {**FILES, WEIGHTS: b"retrained"})
     assert "digits/1 is served with the manifest sha256:" in refusal(fleet)
     assert contents(copy) == FILES
     running.forget(fleet, "docker", 8500)
@@ -163,7 +164,7 @@ def test_a_number_with_other_content_waits_until_no_server_has_the_old_one(fleet
 
 def test_copies_are_removed_when_no_server_and_no_command_uses_them(fleet: Fleet, keys: Path) -> None:
     for version in (2, 3, 4):
-        write_version(original(fleet, version), keys / "ours.pem")
+        write_version(original(fleet, version), keys / "ours.key")
     folder = admitted(fleet, {"digits": [1, 2, 3]}).model_folder("digits")
     serving(fleet, 1)
     # What a killed command left, and another command that is about to start a server of version 2.
@@ -187,7 +188,7 @@ def test_copies_are_removed_when_no_server_and_no_command_uses_them(fleet: Fleet
 
 
 def test_progress_of_a_large_copy_is_reported(fleet: Fleet, keys: Path) -> None:
-    write_version(original(fleet), keys / "ours.pem", {**FILES, WEIGHTS: bytes(20 << 20)})
+    write_version(original(fleet), keys / "ours.key", {**FILES, WEIGHTS: bytes(20 << 20)})
     said: list[str] = []
     admitted(fleet, {"digits": [1]}, said.append)
     assert "Copying digits/1: 8 of 21 MiB" in said
@@ -224,7 +225,7 @@ def test_the_configuration_that_is_printed_names_the_copies(fleet: Fleet, tmp_pa
 def test_a_rollout_reads_copies_and_a_cluster_is_configured_as_before(fleet: Fleet, keys: Path) -> None:
     labelled = fleet.with_labels("digits", {"stable": 1})
     for version in (2, 3):
-        write_version(original(fleet, version), keys / "ours.pem")
+        write_version(original(fleet, version), keys / "ours.key")
     state = plan(labelled, "digits", 2)
     read = judged(labelled, state, lambda _: None)
     assert [contents(read.model_folder("digits") / str(version)) for version in (1, 2)] == [FILES, FILES]
@@ -237,7 +238,7 @@ def test_a_rollout_reads_copies_and_a_cluster_is_configured_as_before(fleet: Fle
 
 def test_attack_a_rollout_of_a_changed_version_is_refused_and_can_be_taken_back(fleet: Fleet, keys: Path) -> None:
     labelled = fleet.with_labels("digits", {"stable": 1})
-    write_version(original(fleet, 2), keys / "ours.pem")
+    write_version(original(fleet, 2), keys / "ours.key")
     state = plan(labelled, "digits", 2)
     (original(fleet, 2) / WEIGHTS).write_bytes(b"WEIGHTS")
     for copy, error in ((True, EngineError), (False, RolloutError)):
@@ -295,7 +296,7 @@ def test_attack_an_unsigned_version_with_a_right_manifest_is_refused(fleet: Flee
 
 
 def test_attack_a_version_signed_with_another_key_is_refused(fleet: Fleet, keys: Path) -> None:
-    write_version(original(fleet, 2), keys / "other.pem")
+    write_version(original(fleet, 2), keys / "other.key")
     assert f"{original(fleet, 2)} is not signed" in refusal(fleet, 2)
 
 
@@ -359,7 +360,7 @@ def test_attack_the_whole_folder_is_swapped_while_it_is_copied(
     fleet: Fleet, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Signed as well, by somebody who isn't trusted.
-    write_version(original(fleet, 9), keys / "other.pem", {**FILES, WEIGHTS: b"WEIGHTS"})
+    write_version(original(fleet, 9), keys / "other.key", {**FILES, WEIGHTS: b"WEIGHTS"})
 
     def swap() -> None:
         original(fleet).rename(original(fleet, 8))

@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from tests.exporting import export_scaled
 from tests.k8s.rolled import Rolled
 from tests.servers import ROOT, free_ports, wait_for
-from tests.serving.signed_versions import make_key, sign, write_manifest
+from tests.serving.signed_versions import make_key, write_manifest
+from tests.signed import sign_with
 from tfserving.cli import tfserving
 from tfserving.clients import Client, connect
 from tfserving.clients.errors import ServingError
@@ -42,7 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_scaled(folder / "models.yaml", [1, 2])
     make_key(folder, "ours")
     for version in (1, 2):
-        sign(folder / "models/scaled" / str(version), folder / "ours.pem")
+        sign_with(folder / "models/scaled" / str(version), folder / "ours.key")
     return folder
 
 
