@@ -54,8 +54,8 @@ class Outgoing:
         """The files that the manifest doesn't list."""
         return {MANIFEST: self.data} | ({SIGNATURE: self.signature} if self.signature is not None else {})
 
-    def accept_signature(self, signature: bytes | None) -> None:
-        """Raise PublishError when `trust` doesn't accept this version with another signature."""
+    def accept_signature(self, signature: bytes | None, where: str) -> None:
+        """Raise PublishError when `trust` doesn't accept this version with the signature in `where`."""
         if self.trust is None:
             return
         with tempfile.TemporaryDirectory(prefix="tfserving-publish-") as name:
@@ -71,8 +71,10 @@ class Outgoing:
             (copy / MANIFEST).write_bytes(self.data)
             if signature is not None:
                 (copy / SIGNATURE).write_bytes(signature)
-            with as_publish_error():
+            try:
                 accept(copy, self.model, self.version, self.trust)
+            except VersionError as error:
+                raise PublishError(str(error).replace(str(copy), where)) from None
 
 
 def outgoing(folder: Path, model: str, version: int, trust: Trust | None) -> Outgoing:

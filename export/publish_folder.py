@@ -78,7 +78,7 @@ def _require_same(own: Outgoing, target: Path, now: Callable[[str], None]) -> No
                 os.fsync(file.fileno())
             new.replace(target / SIGNATURE)
     if (found := _signature(target)) != own.signature:
-        own.accept_signature(found)
+        own.accept_signature(found, str(target))
 
 
 def _signature(version: Path) -> bytes | None:

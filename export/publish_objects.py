@@ -275,4 +275,4 @@ class ObjectPublisher:
         """Judge the signature in the version's place, which another publisher may have replaced meanwhile."""
         found = self._signature(f"{self._final}/{SIGNATURE}")
         if found != self._own.signature:
-            self._own.accept_signature(found)
+            self._own.accept_signature(found, self._url)

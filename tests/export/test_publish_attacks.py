@@ -156,7 +156,7 @@ def test_a_signed_version_is_published_and_its_signer_reported(signed: Signed, s
 
 def test_attack_a_version_without_a_trusted_signature_is_not_published(signed: Signed, store: dict[str, bytes]) -> None:
     (signed.version / SIGNATURE).write_bytes((signed.forged / SIGNATURE).read_bytes())
-    refused(signed, "not signed by a trusted key")
+    refused(signed, "is not signed by anyone who is trusted")
     (signed.version / SIGNATURE).unlink()
     refused(signed)
     assert not [*store]
@@ -330,7 +330,7 @@ def test_attack_a_signature_replaced_while_it_is_published_is_not_reported(
             store[f"scale/1/{SIGNATURE}"] = content(signed.forged)[SIGNATURE]
 
     at(monkeypatch, "create", attack)
-    refused(signed, "not signed by a trusted key")
+    refused(signed, "is not signed by anyone who is trusted")
 
 
 def test_a_version_is_signed_again_with_another_trusted_key(signed: Signed, store: dict[str, bytes]) -> None:
