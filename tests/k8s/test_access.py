@@ -55,7 +55,7 @@ def test_a_proxy_has_the_ports_of_clients_and_the_server_those_of_rollouts_and_p
     (config,) = (one for one in objects if one["metadata"]["name"].startswith("serving-proxy-"))
     text = config["data"]["envoy.yaml"]
     # Connections end before their pod does.
-    assert text.count("max_connection_duration: 4s") == 2
+    assert text.count("max_connection_duration: '4s'") == 2
     assert text.count("max_connections: 9\n") == 2
     assert "max_active_downstream_connections: 9\n" in text
     assert "max_heap_size_bytes: 429496729\n" in text
