@@ -47,7 +47,7 @@ EXTRA_OF = {entry.room: entry.extra for entry in ENTRIES.values() if entry.extra
 # What is called otherwise on PyPI.
 PACKAGES = {"PIL": "pillow", "hdrh": "hdrhistogram", "grpc": "grpcio", "simdjson": "pysimdjson", "yaml": "pyyaml"}
 PACKAGES |= {"google": "protobuf", "ruamel": "ruamel-yaml", "grpc_reflection": "grpcio-reflection"}
-PACKAGES |= {"cyclonedx": "cyclonedx-python-lib"}
+PACKAGES |= {"cyclonedx": "cyclonedx-python-lib", "packageurl": "packageurl-python"}
 
 
 def imported(path: Path) -> Iterator[str]:

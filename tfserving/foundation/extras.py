@@ -19,7 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "clients": (*_REPORTS, "pydantic", "yaml"),
     "export": (*_REPORTS, "keras", "pydantic", "ruamel", "tensorflow", "yaml"),
     # Without pygrpc_native the embedded server uses grpcio.
-    "serving": (*_FLEET, *EMBEDDED, "cyclonedx", "pygrpc_native"),
+    "serving": (*_FLEET, *EMBEDDED, "cyclonedx", "packageurl", "pygrpc_native"),
     "k8s": (*_REPORTS, *_FLEET, "scipy"),
 }
 # What signing and verifying import.
