@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from tests.docker.engine import WATCHER
 from tests.serving.fleets import GOOD, fleet
 from tfserving.k8s import alerts
-from tfserving.serving.models_yaml.server import Compose
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = 'namespace="prod", job="serving", pod="serving-1"'
@@ -76,9 +76,9 @@ QUIET: list[dict[str, str]] = [
 
 
 def promtool(host: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The promtool of the image of Prometheus that Compose runs."""
+    """The promtool of the image that stands for the one that Compose runs."""
     mounted = ["--volume", f"{folder}:/alerts:ro", "--network", "none", "--entrypoint", "promtool"]
-    command = ["docker", "--host", host, "run", "--rm", *mounted, Compose().prometheus, *words]
+    command = ["docker", "--host", host, "run", "--rm", *mounted, WATCHER, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
