@@ -62,7 +62,7 @@ def test_what_is_worse_is_stopped_and_pods_come_and_go(pods: Pods) -> None:
             (2, 1, "rolled back: proving: serving-"),
             (3, 1, "rolled back: loading: .*version 3 END"),
             (4, 1, "rolled back: canary: "),
-            (5, 2, "is in the manifest but can't be read: No such file or directory"),
+            (5, 2, r"variables\.data-\S+ is missing"),
         ):
             assert re.search(reason, pods.through(load, "start", f"scaled/{version}", code=code)), version
         assert pods.state()["phase"] == "rolled-back"
