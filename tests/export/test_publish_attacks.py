@@ -172,7 +172,7 @@ def test_attack_a_file_put_there_after_the_check_is_found_before_the_version_is_
     signed: Signed, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def attack(path: str) -> None:
-        if path.endswith(f"1/{MANIFEST}"):
+        if path.endswith(f"scale/1/{MANIFEST}"):
             store[f"scale/1/{LARGE}"] = b"x" * len(content(signed.version)[LARGE])
             store["scale/1/assets.extra/more"] = b"x"
 
@@ -185,7 +185,7 @@ def test_attack_an_own_upload_changed_after_it_was_read_back_is_found_before_the
     signed: Signed, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def attack(path: str) -> None:
-        if path.endswith(f"1/{MANIFEST}"):
+        if path.endswith(f"scale/1/{MANIFEST}"):
             for name in [name for name in store if ".publishing" in name and name.endswith(LARGE)]:
                 store[name] = b"x" * len(store[name])
 
@@ -251,7 +251,7 @@ def test_attack_another_manifest_in_the_place_of_the_version_is_never_reported_a
     theirs = content(signed.forged)
 
     def attack(path: str) -> None:
-        if path.endswith(f"1/{MANIFEST}"):
+        if path.endswith(f"scale/1/{MANIFEST}"):
             store[f"scale/1/{MANIFEST}"] = theirs[MANIFEST]
 
     if when == "before":
@@ -326,7 +326,7 @@ def test_attack_a_signature_replaced_while_it_is_published_is_not_reported(
     signed: Signed, store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def attack(path: str) -> None:
-        if path.endswith(f"1/{SIGNATURE}"):
+        if path.endswith(f"scale/1/{SIGNATURE}"):
             store[f"scale/1/{SIGNATURE}"] = content(signed.forged)[SIGNATURE]
 
     at(monkeypatch, "create", attack)
