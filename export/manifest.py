@@ -18,6 +18,7 @@ from tfserving.foundation.files import read_bounded
 from tfserving.foundation.golden import MANIFEST
 from tfserving.foundation.manifest import LARGEST_BYTES, SIGNATURE, EvaluationEntry
 from tfserving.foundation.quality import Metric
+from tfserving.foundation.version_files import sha256_of
 
 
 class ManifestError(ExportError):
@@ -136,7 +137,7 @@ class Manifest(_Strict):
 def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Return size and SHA-256 of every file below `folder` except its manifest and signature, by relative path."""
     return {
-        path.relative_to(folder).as_posix(): _file_entry(path)
+        path.relative_to(folder).as_posix(): FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)
     }
@@ -167,12 +168,3 @@ def read_manifest(version_folder: Path) -> Manifest:
     if manifest.text().encode() != data:
         raise ManifestError(f"{path} was changed: its digest does not match its contents")
     return manifest
-
-
-def _file_entry(path: Path) -> FileEntry:
-    sha256, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            size += len(chunk)
-    return FileEntry(size=size, sha256=sha256.hexdigest())

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tfserving.foundation.manifest import Entry
+from tfserving.foundation.store import protocols
 
 # By protocol, how fsspec's package writes an object only where there is none.
 _CREATE: dict[str, dict[str, object]] = {
@@ -38,7 +39,7 @@ _TRIES, _CONFLICTS = 5, ("ConditionalRequestConflict", "OperationAborted")
 
 def can_create(system: Any) -> bool:
     """Return whether a file system of fsspec writes objects on the condition that there is none."""
-    return not _CREATE.keys().isdisjoint(_protocols(system))
+    return not _CREATE.keys().isdisjoint(protocols(system))
 
 
 class Objects:
@@ -47,7 +48,7 @@ class Objects:
     def __init__(self, system: Any) -> None:
         """The file system is one for which `can_create` is true."""
         self._system = system
-        self._protocol = next(name for name in _protocols(system) if name in _CREATE)
+        self._protocol = next(name for name in protocols(system) if name in _CREATE)
         self._create = _CREATE[self._protocol]
 
     def sizes(self, folder: str, prefix: str = "") -> dict[str, int]:
@@ -230,10 +231,6 @@ class Objects:
             if done["done"]:
                 return
             token = {"rewriteToken": done["rewriteToken"]}
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
 def _code(error: Exception) -> object:

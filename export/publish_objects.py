@@ -34,10 +34,9 @@ from tfserving.foundation.manifest import (
     Manifest,
     ManifestError,
 )
-from tfserving.foundation.store import Limits
+from tfserving.foundation.store import PUBLISHING, Limits
 from tfserving.foundation.version_files import BESIDE, differences
 
-UPLOADS = ".publishing"
 # Larger files are copied within the store. Smaller ones, and saved_model.pb, go through this machine: they are compared
 # with the manifest before they are written.
 SMALL = 8 << 20
@@ -55,7 +54,7 @@ class ObjectPublisher:
         """`models` is the path of the models in the store, and `url` that of the version for errors."""
         self._own, self._objects, self._url, self._now = own, objects, url, now
         self._final = f"{models}/{own.model}/{own.version}"
-        self._uploads = f"{models}/{own.model}/{UPLOADS}"
+        self._uploads = f"{models}/{own.model}/{PUBLISHING}"
         # Of these, the last one is whole.
         self._mine: list[str] = []
         # The upload may be the one that others complete the version from.
@@ -226,7 +225,7 @@ class ObjectPublisher:
             except FileNotFoundError:
                 continue  # Its publisher has just removed it.
         if name not in self._objects.sizes(self._final):
-            raise _MissingError(f"no upload in {UPLOADS} has its {name}. {NEVER}")
+            raise _MissingError(f"no upload in {PUBLISHING} has its {name}. {NEVER}")
 
     def _judge(
         self, decided: bytes, manifest: Manifest, known: Collection[str] = (), lacking: Collection[str] = ()

@@ -15,7 +15,7 @@ from tfserving.export.errors import ExportError
 from tfserving.export.published.source import Contents, Source, Wanted
 from tfserving.export.staging import Staging, check_writable
 from tfserving.foundation.manifest import MANIFEST, ManifestError
-from tfserving.foundation.store import AbsentError, Limits, StoreError
+from tfserving.foundation.store import AbsentError, Limits, StoreError, UnfinishedError
 from tfserving.foundation.trust import Trust, accept
 from tfserving.foundation.version_files import VersionError
 
@@ -92,7 +92,7 @@ def _found(source: Source, model: str, wanted: Wanted | None, limits: Limits) ->
     if wanted is not None:
         contents = source.contents(model, wanted, limits)
         if not contents.is_complete:
-            raise StoreError(f"{source.url}/{model}/{wanted} is still being published")
+            raise UnfinishedError(f"{source.url}/{model}/{wanted} is still being published")
         return wanted, contents
     for number in source.versions(model).numbers[:_MOST_INCOMPLETE]:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfserving.export.published.source import Contents, Numbers, Progress, Wanted
 from tfserving.foundation.manifest import MANIFEST, Manifest
-from tfserving.foundation.store import AbsentError, Limits, Listing, Store, StoreError
+from tfserving.foundation.store import AbsentError, Limits, Listing, Store, StoreError, UnfinishedError
 from tfserving.foundation.version_files import differences
 
 
@@ -34,7 +34,7 @@ class InStore:
             listing = self._store.listing(model, number, limits)
         except AbsentError:
             if not is_complete:
-                raise AbsentError(f"{self.url}/{model}/{number} is still being published") from None
+                raise UnfinishedError(f"{self.url}/{model}/{number} is still being published") from None
             raise
         manifest = Manifest(listing.manifest, f"{self.url}/{model}/{number}/{MANIFEST}")
         # The hashes can't be compared without the files, the sizes can.

@@ -12,7 +12,7 @@ from tfserving.clients.printable import printable
 from tfserving.export.published.source import Contents, Numbers, Source
 from tfserving.foundation.manifest import SIGNATURE, ManifestError
 from tfserving.foundation.quality import Metric, figure
-from tfserving.foundation.store import AbsentError, Limits, StoreError
+from tfserving.foundation.store import Limits, StoreError, UnfinishedError
 from tfserving.foundation.trust import Trust, TrustError
 from tfserving.foundation.trust.bundle import read_bundle
 from tfserving.foundation.trust.signature import verify_signature
@@ -149,12 +149,10 @@ def _version(source: Source, name: str, number: int, known: Known, limits: Limit
     try:
         contents = source.contents(name, number, limits)
         return _described(name, number, contents, known.trust, labels, served)
-    except AbsentError as error:
-        state: State = "publishing" if "still being published" in str(error) else "broken"
-        problems = () if state == "publishing" else (str(error),)
+    except UnfinishedError:
+        return Listed(number, "publishing", labels=labels, served=served)
     except (StoreError, ManifestError) as error:
-        state, problems = "broken", (str(error),)
-    return Listed(number, state, problems=problems, labels=labels, served=served)
+        return Listed(number, "broken", problems=(str(error),), labels=labels, served=served)
 
 
 def _described(

@@ -49,6 +49,10 @@ class AbsentError(StoreError):
     """A file or folder isn't in the store."""
 
 
+class UnfinishedError(AbsentError):
+    """A version is still being published."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Limits of a version: bytes of all its files, and number of files."""
@@ -91,15 +95,11 @@ def file_system(url: str) -> tuple[Any, str]:
 
 def is_disk(system: Any) -> bool:
     """Return whether a file system is this machine's."""
-    return "file" in _protocols(system)
+    return "file" in protocols(system)
 
 
-def is_object_store(system: Any) -> bool:
-    """Return whether a file system is an object store: its files appear whole, and it has no folders."""
-    return not _PACKAGES.keys().isdisjoint(_protocols(system))
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
+def protocols(system: Any) -> tuple[str, ...]:
+    """Return the protocols of a file system of fsspec."""
     return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
