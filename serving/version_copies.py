@@ -17,7 +17,7 @@ from pathlib import Path
 from tfserving.foundation.files import read_bounded
 from tfserving.foundation.manifest import MANIFEST, ManifestError, read_manifest_file
 from tfserving.foundation.trust import Accepted, Trust, accept
-from tfserving.foundation.version_files import BESIDE, VersionError, differences, sizes_of
+from tfserving.foundation.version_files import BESIDE, VersionError, changed, differences, sizes_of
 
 Report = Callable[[str], None]
 _CHUNK = 8 << 20
@@ -74,7 +74,7 @@ def _copy(source: Path, target: Path, title: str, report: Report) -> None:
         listed = manifest.files()
         # The digests are those of the copy.
         if problems := differences(manifest, sizes, lambda name: listed[name].sha256):
-            raise VersionError("\n  ".join([f"{source} was changed since its export:", *problems[:20]]))
+            raise changed(source, problems)
         whole = sum(sizes.values())
         target.mkdir(parents=True)
         if whole > (free := shutil.disk_usage(target).free):

@@ -70,9 +70,14 @@ def judge(folder: Path) -> Manifest:
     except OSError as error:
         raise VersionError(f"{error.filename or folder} can't be read: {error.strerror}") from None
     if problems:
-        more = [f"and {len(problems) - _SOME} more"] if len(problems) > _SOME else []
-        raise VersionError("\n  ".join([f"{folder} was changed since its export:", *problems[:_SOME], *more]))
+        raise changed(folder, problems)
     return manifest
+
+
+def changed(folder: Path, problems: list[str]) -> VersionError:
+    """Return the error of a version in `folder` that differs from its manifest in `problems`."""
+    more = [f"and {len(problems) - _SOME} more"] if len(problems) > _SOME else []
+    return VersionError("\n  ".join([f"{folder} was changed since its export:", *problems[:_SOME], *more]))
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
